@@ -217,7 +217,7 @@ fn paths_that_are_no_directory_of_a_model() {
     ] {
         refuses(id, &["not found", download]);
     }
-    refuses("out", &["slm checkpoint already", "--checkpoint"]);
+    refuses("out", &["slm checkpoint already", "use it as it is"]);
     refuses("hf/model.safetensors", &["model.safetensors", "name the directory"]);
     refuses("hf/config.json", &["config.json", "name the directory"]);
     sandbox.put("model.gguf", b"GGUF\x03\0\0\0");

@@ -1,8 +1,10 @@
 //! Numbers in the documentation, compared with the program that produced them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
-use slm_tests::{Sandbox, shared};
+use slm_tests::{Sandbox, binary, llama_cpp, peer_python, shared, text};
 
 /// Largest relative difference of a perplexity from the recorded one: processors may sum float products in different
 /// orders.
@@ -67,4 +69,41 @@ fn documented_perplexities_of_stories260k_are_those_of_the_program() {
         let found = report["perplexity_quantized"].as_f64().unwrap();
         assert!((found / recorded - 1.0).abs() < TOLERANCE, "{start} {found}, recorded {recorded}");
     }
+}
+
+/// Runs `docs/measurements/llama-cpp` on the shipped model, with shorter windows. With float inputs both programs compute the
+/// same losses; a second run measures nothing again.
+#[test]
+fn the_comparison_with_llama_cpp_finds_the_same_losses() {
+    let (Some(python), Some(logits)) = (peer_python("tokenizers"), llama_cpp("llama-logits")) else { return };
+    let sandbox = Sandbox::new();
+    let script = std::fs::read_to_string("../docs/measurements/llama-cpp").unwrap();
+    assert!(script.contains("WINDOW = 512\n"));
+    sandbox.put("llama-cpp", script.replace("WINDOW = 512\n", "WINDOW = 128\n"));
+    sandbox.put("text.txt", text());
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/stories");
+    let run = || {
+        let mut command = Command::new(&python);
+        command.arg(sandbox.path("llama-cpp")).arg(binary()).arg(logits.parent().unwrap()).arg(&model);
+        command.args([sandbox.path("text.txt"), sandbox.path("work")]).args(["--windows", "2"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(sandbox.read("llama-cpp.csv")).unwrap())
+    };
+    let (table, record) = run();
+    let losses: BTreeMap<&str, f64> = record
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit_once(',').unwrap())
+        .map(|(row, loss)| (row, loss.parse().unwrap()))
+        .collect();
+    for (kind, way) in [("F32", "own"), ("Q8_0", "float"), ("Q4_0", "float")] {
+        for window in 0..2 {
+            let of = |inputs: &str| losses[format!("{kind},{inputs},{window}").as_str()];
+            let (own, other) = (of("slm float"), of(&format!("llama.cpp {way}")));
+            assert!((own - other).abs() < 1e-5, "{kind}, window {window}: {own} and {other}");
+        }
+        assert!(table.contains(&format!("| {kind} | llama.cpp {way} | ")), "{table}");
+    }
+    assert_eq!(run(), (table, record));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use slm_tests::importing::{logits, whole};
-use slm_tests::{Tensor, model};
+use slm_tests::{Sandbox, Tensor, model};
 
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
@@ -70,7 +70,8 @@ fn a_file_of_llama2c_computes_what_the_model_does() {
     // An import without a tokenizer prints a warning.
     let outcome = sandbox.slm("import stories.bin --out bare");
     assert_eq!(outcome.code, Some(0), "{outcome}");
-    assert!(outcome.stderr.contains("--tokenizer") && outcome.stdout.contains("no tokenizer"), "{outcome}");
+    assert!(outcome.stderr.contains("path of the tokenizer"), "{outcome}");
+    assert!(outcome.stdout.contains("no tokenizer") && outcome.stdout.contains("--tokenizer"), "{outcome}");
     sandbox.refuses(
         "import stories.bin --out new --dequantize",
         1,
@@ -95,6 +96,31 @@ fn a_quantized_checkpoint_goes_out_and_comes_back() {
     assert_eq!(read("quantized.safetensors"), read("back.safetensors"));
     sandbox.slm("import w8a8 --dequantize --out floats").success();
     assert!(!sandbox.path("floats/quantization_metadata.json").exists());
-    sandbox.refuses("import w8a8 --type dynamic --out new", 1, &["w8a8", "leave --type out"]);
+    sandbox.refuses(
+        "import w8a8 --type dynamic --out new",
+        1,
+        &["w8a8", "leave the option `dynamic` out", "--type"],
+    );
     sandbox.refuses("import hf --dequantize --out new", 1, &["hf", "--dequantize", "leave"]);
+}
+
+#[test]
+fn files_of_a_checkpoint_are_not_replaced_and_missing_files_are_named() {
+    let sandbox = Sandbox::with_model();
+    for file in ["model.safetensors", "manifest.json"] {
+        let line = format!("export model --format gguf --out model/{file} --overwrite");
+        sandbox.refuses(&line, 1, &[file, "part of a checkpoint", "choose another output"]);
+    }
+    sandbox.refuses("export model --format hf --out model --overwrite", 1, &["model", "not overwritten"]);
+    for line in ["import nope.gguf --out new", "import a/nope.gguf --out new", "import nope.bin --out new"] {
+        sandbox.refuses(line, 1, &["nope", "not found; name a file that exists"]);
+    }
+    sandbox.slm_with("export model --format gguf --out", &["my model.gguf"], &[]).success();
+    sandbox.refuses_with(
+        "inspect",
+        &["my model.gguf"],
+        &[],
+        1,
+        &["slm import 'my model.gguf' --out my-model"],
+    );
 }

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args().nth(1).ok_or("usage: load_time DIR")?;
     let verify = !std::env::args().any(|argument| argument == "--no-verify");
     let start = Instant::now();
-    let checkpoint = Checkpoint::open_to_load(&dir, &OpenOptions { verify })?;
+    let checkpoint = Checkpoint::open_to_load(&dir, &OpenOptions { verify, ..OpenOptions::default() })?;
     let opened = start.elapsed().as_secs_f64();
     let model = checkpoint.load_model(&Device::flex())?;
     let loaded = start.elapsed().as_secs_f64();

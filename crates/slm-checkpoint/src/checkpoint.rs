@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use slm_model::{TOKEN_TABLE, Transformer};
 use slm_quant_core::{ActivationQuant, QParams, QuantizedMatrix};
-use slm_store::METADATA;
+use slm_store::{METADATA, StopFlag};
 
 use crate::layout::Layout;
 use crate::manifest::Manifest;
@@ -26,11 +26,18 @@ use slm_store::Error as StoreError;
 pub struct OpenOptions {
     /// Verifies the checksums of all files, which reads each file once. Default: true.
     pub verify: bool,
+    /// Stops reading the files of the checkpoint, then and later. Default: never.
+    pub stop: StopFlag,
+}
+
+impl OpenOptions {
+    /// Options for opening a checkpoint without verifying checksums.
+    pub const UNVERIFIED: Self = Self { verify: false, stop: StopFlag::NEVER };
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { verify: true }
+        Self { verify: true, stop: StopFlag::NEVER }
     }
 }
 
@@ -85,7 +92,7 @@ impl Checkpoint {
     }
 
     fn read(dir: &Path, options: &OpenOptions, verify_weights_when_read: bool) -> Result<Self> {
-        let mut files = OpenFiles::open(dir)?;
+        let mut files = OpenFiles::open(dir, &options.stop)?;
         let manifest = if options.verify { files.verify_all_but_weights()? } else { None };
         let mut unverified = manifest.as_ref().map(|manifest| files.weights_record(manifest)).transpose()?;
         if !verify_weights_when_read && let Some(record) = unverified.take() {
@@ -251,6 +258,11 @@ impl Checkpoint {
         let check = |layer: &&LayerMetadata| self.read_quantized(&layer.name).map(drop);
         let outcomes: Vec<Result<()>> = layers.par_iter().map(check).collect();
         outcomes.into_iter().collect()
+    }
+
+    /// Returns the flag that stops reading its files.
+    pub fn stop(&self) -> &StopFlag {
+        self.weights.stop()
     }
 
     /// Returns the tensors that configuration and metadata require.

@@ -60,6 +60,24 @@ pub enum Error {
         /// Remedy.
         remedy: String,
     },
+    /// Quantized weights for which slm has no scheme, so that they can only become floats.
+    #[error("{}: {problem}; import it with the option `dequantize`, which makes floats of all weights", path.display())]
+    NeedsDequantizing {
+        /// The file or directory.
+        path: PathBuf,
+        /// Description of the weights.
+        problem: String,
+    },
+    /// An option of an import that does not suit the model.
+    #[error("{}: {reason}; leave the option `{option}` out", path.display())]
+    ImportOption {
+        /// The file or directory.
+        path: PathBuf,
+        /// The field of [`ImportOptions`](crate::hf::ImportOptions).
+        option: &'static str,
+        /// The reason.
+        reason: String,
+    },
     /// A quantized checkpoint where a float one is needed.
     #[error("{}: the checkpoint is quantized, a float one is needed; use the checkpoint it was made from", path.display())]
     NeedsFloat {
@@ -118,6 +136,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Creates the error for the option `dequantize` or `dynamic` of an import of a model without quantized weights.
+    pub fn import_of_floats(path: &Path, dequantize: bool) -> Self {
+        Self::ImportOption {
+            path: path.to_owned(),
+            option: if dequantize { "dequantize" } else { "dynamic" },
+            reason: "the model is not quantized".to_owned(),
+        }
+    }
+
     /// Converts the error of reading a model at `path`. An error of this crate that passed through the model is
     /// unwrapped.
     pub(crate) fn from_model(path: &Path, error: slm_model::Error) -> Self {

@@ -61,7 +61,7 @@ pub use save::{CheckpointWriter, SaveRequest, WriteFile, reserve_output, save};
 pub use slm_store::tensors::holds_exactly;
 pub use slm_store::{
     CalibrationRecord, Error as StoreError, FORMAT_VERSION, LayerMetadata, Lineage, MetadataBuilder,
-    OutputLock, QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, TensorFile,
+    OutputLock, QuantizationMetadata, QuantizationMode, ScaleRecord, SkippedLayer, StopFlag, TensorFile,
     TensorFileWriter, TensorSpec, TrainingRecord, TransformRecord, WeightError, ZeroPointRecord, sha256,
     sha256_of_file,
 };

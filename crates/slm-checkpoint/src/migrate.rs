@@ -9,7 +9,7 @@ use crate::versions::CHECKPOINTS;
 use crate::{
     Checkpoint, CheckpointWriter, Error, FORMAT_VERSION, OpenOptions, OutputLock, Result, SaveRequest, json,
 };
-use slm_store::{Error as StoreError, OutputDir};
+use slm_store::{Error as StoreError, OutputDir, StopFlag};
 
 /// Result of [`migrate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub fn migrate(
         // Version 0 has no manifest that lists its files, but all of them are in the backup.
         let owned = if from == 0 { files.clone() } else { Vec::new() };
         let output = OutputDir::create_over(&dir, true, CHECKPOINTS, &owned)?;
-        let backup = back_up(&dir, &files, from)?;
+        let backup = back_up(&dir, &files, from, &options.stop)?;
         let path = copy(&source, output)?;
         return Ok(report(path, Some(backup)));
     };
@@ -62,6 +62,7 @@ pub fn migrate(
 fn copy(source: &Checkpoint, output: OutputDir) -> Result<PathBuf> {
     let config = source.config();
     let mut writer = CheckpointWriter::with_output(output, &config.model, source.layout())?;
+    writer.stop_at(source.stop().clone());
     for stored in source.layout().stored() {
         match stored {
             Stored::Float(name) => writer.write_f32(name, &source.tensors().read_f32(name)?)?,
@@ -104,7 +105,7 @@ fn files_of(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// Copies the files of `dir`, which has version `from`, to a backup directory. Returns the path of the backup.
-fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
+fn back_up(dir: &Path, files: &[String], from: u32, stop: &StopFlag) -> Result<PathBuf> {
     let mut backup = dir.as_os_str().to_owned();
     backup.push(format!(".v{from}-backup"));
     let backup = PathBuf::from(backup);
@@ -113,7 +114,7 @@ fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
     if backup.exists() {
         // The backup exists if a migration was interrupted later.
         for name in files {
-            if !same(&dir.join(name), &backup.join(name))? {
+            if !same(&dir.join(name), &backup.join(name), stop)? {
                 return Err(Error::Store(StoreError::OutputExists { path: backup }));
             }
         }
@@ -121,16 +122,17 @@ fn back_up(dir: &Path, files: &[String], from: u32) -> Result<PathBuf> {
     }
     let output = OutputDir::create(&backup, false, CHECKPOINTS)?;
     for name in files {
-        json::copy_new(&dir.join(name), &output.path().join(name))?;
+        json::copy_new(&dir.join(name), &output.path().join(name), stop)?;
     }
     Ok(output.commit()?)
 }
 
 /// Returns `true` if both files exist and have the same content.
-fn same(a: &Path, b: &Path) -> Result<bool> {
+fn same(a: &Path, b: &Path, stop: &StopFlag) -> Result<bool> {
     let (Ok(mut a_file), Ok(mut b_file)) = (File::open(a), File::open(b)) else { return Ok(false) };
     let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];
     loop {
+        stop.check()?;
         let [from_a, from_b] = &mut buffers;
         let read = a_file.read(from_a).map_err(Error::io(a, "read"))?;
         if read == 0 {
@@ -170,9 +172,9 @@ mod tests {
             ("empty", &[], false),
         ] {
             let path = file(name, content);
-            assert_eq!(same(&whole, &path).unwrap(), expected, "{name}");
-            assert_eq!(same(&path, &whole).unwrap(), expected, "{name}");
+            assert_eq!(same(&whole, &path, &StopFlag::NEVER).unwrap(), expected, "{name}");
+            assert_eq!(same(&path, &whole, &StopFlag::NEVER).unwrap(), expected, "{name}");
         }
-        assert!(!same(&whole, &root.path().join("missing")).unwrap());
+        assert!(!same(&whole, &root.path().join("missing"), &StopFlag::NEVER).unwrap());
     }
 }

@@ -12,7 +12,7 @@ use slm_nn::{NamedLinears, PackedWeight};
 use slm_quant_core::{QParams, QuantizedMatrix};
 use slm_store::layer::names;
 use slm_store::manifest::Kind;
-use slm_store::{METADATA, OutputDir, WEIGHTS, reserve, stored_dtype};
+use slm_store::{METADATA, OutputDir, StopFlag, WEIGHTS, reserve, stored_dtype};
 
 use crate::layout::Layout;
 use crate::manifest::{MANIFEST, Manifest, is_plain_name};
@@ -155,6 +155,7 @@ pub struct CheckpointWriter {
     weights_path: PathBuf,
     /// Names of the files that were copied into the checkpoint.
     copied: Vec<String>,
+    stop: StopFlag,
 }
 
 impl CheckpointWriter {
@@ -178,12 +179,24 @@ impl CheckpointWriter {
     pub(crate) fn with_output(output: OutputDir, model: &ModelConfig, layout: &Layout) -> Result<Self> {
         let weights_path = output.path().join(WEIGHTS);
         let weights = TensorFileWriter::create(&weights_path, &layout.specs())?;
-        Ok(Self { output, model: model.clone(), weights, weights_path, copied: Vec::new() })
+        Ok(Self {
+            output,
+            model: model.clone(),
+            weights,
+            weights_path,
+            copied: Vec::new(),
+            stop: StopFlag::NEVER,
+        })
+    }
+
+    /// Makes [`CheckpointWriter::finish`] fail if `stop` is set before the checkpoint is complete.
+    pub fn stop_at(&mut self, stop: StopFlag) {
+        self.stop = stop;
     }
 
     /// Copies the file `from` into the checkpoint, as `name`.
     pub(crate) fn copy_file(&mut self, name: &str, from: &Path) -> Result<()> {
-        json::copy_new(from, &self.output.path().join(name))?;
+        json::copy_new(from, &self.output.path().join(name), &self.stop)?;
         self.copied.push(name.to_owned());
         Ok(())
     }
@@ -213,7 +226,7 @@ impl CheckpointWriter {
     /// the checkpoint.
     ///
     /// # Errors
-    /// Same as [`save`].
+    /// Same as [`save`], and `StoreError::Stopped`.
     pub fn finish(self, request: &SaveRequest<'_>) -> Result<PathBuf> {
         self.weights.check_complete()?;
         let dir = self.output.path();
@@ -255,12 +268,13 @@ impl CheckpointWriter {
         // Reads everything back. Meanwhile the checksums are computed from the files, and the system writes them to the
         // disk.
         let weights = self.weights;
+        let unverified = OpenOptions { stop: self.stop.clone(), ..OpenOptions::UNVERIFIED };
         let (on_disk, (manifest, readable)) = rayon::join(
             || weights.finish(),
             || {
                 rayon::join(
-                    || Manifest::of(dir, Kind::Checkpoint, &files),
-                    || Checkpoint::open_with(dir, &OpenOptions { verify: false })?.check_layers(),
+                    || Manifest::of(dir, Kind::Checkpoint, &files, &self.stop),
+                    || Checkpoint::open_with(dir, &unverified)?.check_layers(),
                 )
             },
         );

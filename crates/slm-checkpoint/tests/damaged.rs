@@ -13,7 +13,7 @@ use slm_quant_core::{Bits, Granularity, QuantScheme};
 use slm_store::Error as StoreError;
 use support::*;
 
-const UNVERIFIED: OpenOptions = OpenOptions { verify: false };
+const UNVERIFIED: OpenOptions = OpenOptions::UNVERIFIED;
 
 struct Case {
     _root: tempfile::TempDir,

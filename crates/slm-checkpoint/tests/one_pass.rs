@@ -143,7 +143,7 @@ fn reading_one_tensor_compares_the_whole_file_before() {
 #[test]
 fn without_checksums_what_cannot_be_is_still_found() {
     let root = tempfile::tempdir().unwrap();
-    let unverified = OpenOptions { verify: false };
+    let unverified = OpenOptions::UNVERIFIED;
     for dir in checkpoints(root.path()) {
         let checkpoint = Checkpoint::open_to_load(&dir, &unverified).unwrap();
         // The last value of a float tensor becomes a NaN.

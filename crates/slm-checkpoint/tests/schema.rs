@@ -77,7 +77,7 @@ fn what_breaks_the_schema_is_refused() {
             }
             broken += 1;
             fs::write(dir.join("quantization_metadata.json"), serde_json::to_vec(&bad).unwrap()).unwrap();
-            let read = Checkpoint::open_with(&dir, &OpenOptions { verify: false });
+            let read = Checkpoint::open_with(&dir, &OpenOptions::UNVERIFIED);
             assert!(read.is_err(), "{place}: {:?}", check(&bad));
         }
     }

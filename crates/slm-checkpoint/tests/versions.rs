@@ -228,7 +228,7 @@ fn damage_in_old_checkpoints_is_found() {
     let (_root, dir) = copy("v1/int8-static");
     let metadata = fs::read_to_string(dir.join("quantization_metadata.json")).unwrap();
     fs::write(dir.join("quantization_metadata.json"), metadata.replacen('{', "{\"lineage\":{},", 1)).unwrap();
-    let unverified = OpenOptions { verify: false };
+    let unverified = OpenOptions::UNVERIFIED;
     let error = Checkpoint::open_with(&dir, &unverified).unwrap_err();
     assert!(error.to_string().contains("no such field in version 1"), "{error}");
 }

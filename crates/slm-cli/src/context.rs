@@ -24,7 +24,7 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     pub(crate) progress: Progress,
     pub(crate) interrupt: Interrupt,
-    /// Options for opening checkpoints.
+    /// Options for opening checkpoints, which Ctrl-C stops.
     pub(crate) open_options: OpenOptions,
 }
 
@@ -45,13 +45,15 @@ impl Context {
             .init();
         // The only place where the environment selects a kernel.
         KernelKind::select()?;
+        let interrupt = Interrupt::install();
+        let open_options = OpenOptions { verify: !global.no_verify, stop: interrupt.stop() };
         Ok(Self {
             device: global.device.open()?,
             device_name: global.device.name(),
             output: Output::new(global.json, global.quiet),
             progress: Progress::new(global.quiet),
-            interrupt: Interrupt::install(),
-            open_options: OpenOptions { verify: !global.no_verify },
+            interrupt,
+            open_options,
         })
     }
 

@@ -1,7 +1,10 @@
 //! Errors that end the program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use slm_checkpoint::StoreError;
+
+use crate::out_file::relative;
 use crate::remedies::Remedy;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -15,24 +18,24 @@ pub(crate) const INTERRUPTED: u8 = 130;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{0}{options}", options = .0.options())]
-    Checkpoint(#[from] slm_checkpoint::Error),
+    Checkpoint(#[source] slm_checkpoint::Error),
     /// A file of tensors that cannot be read or written.
     #[error("{0}{options}", options = .0.options())]
-    Store(#[from] slm_checkpoint::StoreError),
+    Store(#[source] StoreError),
     #[error("{0}{options}", options = .0.options())]
-    Exchange(#[from] slm_exchange::Error),
+    Exchange(#[source] slm_exchange::Error),
     #[error("{0}{options}", options = .0.options())]
-    Model(#[from] slm_model::Error),
+    Model(#[source] slm_model::Error),
     #[error("{0}{options}", options = .0.options())]
-    Ptq(#[from] slm_ptq::Error),
+    Ptq(#[source] slm_ptq::Error),
     #[error(transparent)]
     Text(#[from] slm_text::Error),
     #[error("{0}{options}", options = .0.options())]
-    Train(#[from] slm_train::Error),
+    Train(#[source] slm_train::Error),
     #[error(transparent)]
     Chat(#[from] slm_chat::Error),
     #[error("{0}{options}", options = .0.options())]
-    Serve(#[from] slm_serve::Error),
+    Serve(#[source] slm_serve::Error),
     #[error(transparent)]
     Core(#[from] slm_quant_core::Error),
     #[cfg(not(feature = "wgpu"))]
@@ -54,6 +57,9 @@ pub(crate) enum Error {
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("interrupted")]
     Interrupted,
+    /// Ctrl-C while an output was written that appears complete or not at all.
+    #[error("interrupted; nothing was written to {path}", path = path.display())]
+    Unwritten { path: PathBuf },
     /// A quantization that ended early, whose finished layers are kept.
     #[error(
         "{error}; {count} of {total} layers are kept in {dir}: the same command with --resume continues from there",
@@ -71,7 +77,39 @@ pub(crate) enum Error {
     OutputClosed,
 }
 
+/// Converts errors of the libraries; a read or write that Ctrl-C stopped becomes [`Error::Interrupted`].
+macro_rules! from_libraries {
+    ($($variant:ident($library:ty)),* $(,)?) => {
+        $(impl From<$library> for Error {
+            fn from(error: $library) -> Self {
+                match error.store() {
+                    Some(StoreError::Stopped) => Self::Interrupted,
+                    _ => Self::$variant(error),
+                }
+            }
+        })*
+    };
+}
+
+from_libraries!(
+    Checkpoint(slm_checkpoint::Error),
+    Store(StoreError),
+    Exchange(slm_exchange::Error),
+    Model(slm_model::Error),
+    Ptq(slm_ptq::Error),
+    Train(slm_train::Error),
+    Serve(slm_serve::Error),
+);
+
 impl Error {
+    /// Adds to an interruption that nothing was written to `out`. Other errors stay as they are.
+    pub(crate) fn unwritten(self, out: &Path) -> Self {
+        match self {
+            Self::Interrupted => Self::Unwritten { path: relative(out).to_owned() },
+            other => other,
+        }
+    }
+
     pub(crate) fn file(path: impl Into<PathBuf>, detail: impl ToString) -> Self {
         Self::File { path: path.into(), detail: detail.to_string() }
     }
@@ -80,7 +118,7 @@ impl Error {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::Interrupted => INTERRUPTED,
+            Self::Interrupted | Self::Unwritten { .. } => INTERRUPTED,
             Self::Unfinished { error, .. } => error.code(),
             Self::OutputClosed => 0,
             _ => 1,
@@ -104,7 +142,7 @@ impl Error {
             Self::File { .. } => "file",
             Self::Usage(_) => "usage",
             Self::Threads(_) => "threads",
-            Self::Interrupted => "interrupted",
+            Self::Interrupted | Self::Unwritten { .. } => "interrupted",
             Self::Unfinished { error, .. } => error.kind(),
             Self::OutputClosed => "output",
         }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use slm_checkpoint::StopFlag;
+
 use crate::error::{Error, INTERRUPTED, Result};
 
 #[derive(Clone)]
@@ -26,6 +28,11 @@ impl Interrupt {
     /// Returns the flag, for loops that check it between steps.
     pub(crate) fn flag(&self) -> &Arc<AtomicBool> {
         &self.0
+    }
+
+    /// Returns the flag as readers and writers of files check it.
+    pub(crate) fn stop(&self) -> StopFlag {
+        Arc::clone(&self.0).into()
     }
 
     pub(crate) fn is_set(&self) -> bool {

@@ -7,6 +7,9 @@ use slm_store::manifest::MANIFEST;
 pub(crate) trait Remedy {
     /// The options in parentheses, after a space; empty if there are none.
     fn options(&self) -> &'static str;
+
+    /// The error of a file that it passes on, if any.
+    fn store(&self) -> Option<&StoreError>;
 }
 
 impl Remedy for StoreError {
@@ -19,6 +22,10 @@ impl Remedy for StoreError {
             _ => "",
         }
     }
+
+    fn store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
 }
 
 impl Remedy for slm_checkpoint::Error {
@@ -26,7 +33,18 @@ impl Remedy for slm_checkpoint::Error {
         match self {
             Self::Store(error) => error.options(),
             Self::NeedsQuantized { .. } => " (slm ptq --checkpoint DIR)",
+            Self::NeedsDequantizing { .. } | Self::ImportOption { option: "dequantize", .. } => {
+                " (--dequantize)"
+            }
+            Self::ImportOption { option: "dynamic", .. } => " (--type dynamic)",
             _ => "",
+        }
+    }
+
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
         }
     }
 }
@@ -36,7 +54,29 @@ impl Remedy for slm_exchange::Error {
         match self {
             Self::Store(error) => error.options(),
             Self::Checkpoint(error) => error.options(),
+            Self::NotInFormat { .. } => " (--format hf)",
+            Self::NotInProfile { .. } => " (without --profile)",
+            Self::Inexact { rounds_scales, dequantizes, .. } => match (rounds_scales, dequantizes) {
+                (true, true) => {
+                    "; quantize with slm ptq --scale-dtype f16 --skip NAME, or accept this (without --strict)"
+                }
+                (true, false) => {
+                    "; quantize with slm ptq --scale-dtype f16, or accept this (without --strict)"
+                }
+                (false, true) => {
+                    "; keep such layers float with slm ptq --skip, or accept this (without --strict)"
+                }
+                (false, false) => "; accept this (without --strict)",
+            },
             _ => "",
+        }
+    }
+
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Checkpoint(error) => error.store(),
+            _ => None,
         }
     }
 }
@@ -47,6 +87,13 @@ impl Remedy for slm_model::Error {
             Self::KvOverflow { .. } => " (--kv-cache f32)",
             _ => "",
         }
+    }
+
+    fn store(&self) -> Option<&StoreError> {
+        let Self::Source { source, .. } = self else { return None };
+        let read = source.downcast_ref::<slm_ptq::Error>().and_then(Remedy::store);
+        let read = read.or_else(|| source.downcast_ref::<slm_checkpoint::Error>()?.store());
+        read.or_else(|| source.downcast_ref())
     }
 }
 
@@ -61,6 +108,14 @@ impl Remedy for slm_ptq::Error {
             _ => "",
         }
     }
+
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Checkpoint(error) => error.store(),
+            Self::Model(error) => error.store(),
+            _ => None,
+        }
+    }
 }
 
 impl Remedy for slm_nn::Error {
@@ -70,6 +125,10 @@ impl Remedy for slm_nn::Error {
             _ => "",
         }
     }
+
+    fn store(&self) -> Option<&StoreError> {
+        None
+    }
 }
 
 impl Remedy for slm_qat::Error {
@@ -78,6 +137,13 @@ impl Remedy for slm_qat::Error {
             Self::Option { option: "scale", .. } => " (--learned-scales)",
             Self::Plan(error) => error.options(),
             _ => "",
+        }
+    }
+
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Plan(error) => error.store(),
+            _ => None,
         }
     }
 }
@@ -100,6 +166,16 @@ impl Remedy for slm_train::Error {
             _ => "",
         }
     }
+
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Checkpoint(error) => error.store(),
+            Self::Model(error) => error.store(),
+            Self::Ptq(error) => error.store(),
+            Self::Qat(error) => error.store(),
+            _ => None,
+        }
+    }
 }
 
 impl Remedy for slm_serve::Error {
@@ -108,6 +184,13 @@ impl Remedy for slm_serve::Error {
             Self::Bind { .. } => " (--port, --host)",
             Self::Model(error) => error.options(),
             _ => "",
+        }
+    }
+
+    fn store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Model(error) => error.store(),
+            _ => None,
         }
     }
 }
@@ -153,7 +236,28 @@ mod tests {
         let device =
             || slm_train::Error::Layer { layer: "lm_head".to_owned(), source: slm_nn::Error::TuningDevice };
         let float = || slm_checkpoint::Error::NeedsQuantized { path: path() };
+        let dequantize =
+            slm_checkpoint::Error::NeedsDequantizing { path: path(), problem: "3 bits".to_owned() };
+        let floats = slm_checkpoint::Error::import_of_floats(&path(), false);
+        let format = slm_exchange::Error::NotInFormat { path: path(), what: "too new".to_owned() };
+        let profile = slm_exchange::Error::NotInProfile { path: path(), what: "too new".to_owned() };
+        let inexact = |rounds_scales, dequantizes| slm_exchange::Error::Inexact {
+            path: path(),
+            reasons: vec!["rounded".to_owned()],
+            rounds_scales,
+            dequantizes,
+        };
         let cases = cases.into_iter().chain([
+            (dequantize.to_string(), slm_exchange::Error::from(dequantize).into(), "(--dequantize)"),
+            (floats.to_string(), floats.into(), "(--type dynamic)"),
+            (format.to_string(), format.into(), "(--format hf)"),
+            (profile.to_string(), profile.into(), "(without --profile)"),
+            (inexact(true, false).to_string(), inexact(true, false).into(), "--scale-dtype f16"),
+            (inexact(false, true).to_string(), inexact(false, true).into(), "--skip"),
+            (inexact(true, true).to_string(), inexact(true, true).into(), "--scale-dtype f16 --skip"),
+            (inexact(false, false).to_string(), inexact(false, false).into(), "(without --strict)"),
+        ]);
+        let cases = cases.chain([
             (bind().to_string(), bind().into(), "--port"),
             (option.to_string(), slm_train::Error::from(option).into(), "--learned-scales"),
             (skipped().to_string(), skipped().into(), "--skip"),
@@ -164,6 +268,18 @@ mod tests {
             let said = program.to_string();
             assert!(said.starts_with(&library) && said.contains(option), "{said}");
             assert!(!library.contains("--"), "{library}");
+        }
+        let stopped = || slm_checkpoint::Error::Store(StoreError::Stopped);
+        let in_model = slm_model::Error::Source { name: "lm_head".to_owned(), source: Box::new(stopped()) };
+        let stops: [Error; 5] = [
+            StoreError::Stopped.into(),
+            stopped().into(),
+            slm_exchange::Error::from(stopped()).into(),
+            slm_train::Error::from(slm_ptq::Error::from(in_model)).into(),
+            slm_ptq::Error::from(stopped()).into(),
+        ];
+        for stop in stops {
+            assert!(matches!(stop, Error::Interrupted), "{stop}");
         }
         let missing = StoreError::Missing { path: path(), remedy: "name another".to_owned() };
         assert_eq!(missing.options(), "");

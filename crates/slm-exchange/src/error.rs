@@ -45,16 +45,33 @@ pub enum Error {
         /// The remedy.
         remedy: String,
     },
+    /// A model that a format cannot hold, or that the programs that read it compute otherwise.
+    #[error("{}: {what}; export it as a Hugging Face directory for programs that compute it", path.display())]
+    NotInFormat {
+        /// The checkpoint, or its tokenizer.
+        path: PathBuf,
+        /// The unsupported property.
+        what: String,
+    },
+    /// A model that the operators of [`OnnxProfile::OrtGenai`](crate::OnnxProfile::OrtGenai) do not compute.
+    #[error("{}: {what}; export it with the standard operators of ONNX", path.display())]
+    NotInProfile {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The unsupported property.
+        what: String,
+    },
     /// An export that is not exact although `strict` was set.
-    #[error(
-        "{}: the export is not exact, and --strict was given: {}; leave out --strict to accept this",
-        path.display(), reasons.join("; ")
-    )]
+    #[error("{}: the export is not exact, as it must be with `strict`: {}", path.display(), reasons.join("; "))]
     Inexact {
         /// The checkpoint.
         path: PathBuf,
-        /// The changes that the export would make, and the remedies.
+        /// The changes that the export would make.
         reasons: Vec<String>,
+        /// True if scales would be rounded to F16. Scales of a model that was quantized with F16 scales are kept.
+        rounds_scales: bool,
+        /// True if codes would become floats. Layers that are not quantized are kept.
+        dequantizes: bool,
     },
 }
 
@@ -72,6 +89,10 @@ impl Error {
         problem: String,
     ) -> Self {
         Self::Damaged { path: path.to_owned(), format, field: field.into(), problem }
+    }
+
+    pub(crate) fn not_in_format(path: &Path, what: impl Into<String>) -> Self {
+        Self::NotInFormat { path: path.to_owned(), what: what.into() }
     }
 
     pub(crate) fn unsupported(path: &Path, what: impl Into<String>, remedy: impl Into<String>) -> Self {

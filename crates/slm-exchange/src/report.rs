@@ -4,6 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use slm_checkpoint::Checkpoint;
+
+use crate::{Error, Result};
 
 /// The fidelity of a tensor of the output to that of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -87,7 +90,7 @@ impl fmt::Display for Fidelity {
 }
 
 /// Returns the reasons why an export of `tensors` (names and fidelities) is not exact; empty if it is.
-pub(crate) fn inexact_reasons<'a>(tensors: impl Iterator<Item = (&'a str, &'a Fidelity)>) -> Vec<String> {
+fn inexact_reasons<'a>(tensors: impl Iterator<Item = (&'a str, &'a Fidelity)>) -> Vec<String> {
     /// Maximum number of tensors that a message lists.
     const LISTED: usize = 3;
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
@@ -110,6 +113,26 @@ pub(crate) fn inexact_reasons<'a>(tensors: impl Iterator<Item = (&'a str, &'a Fi
         reasons.push(format!("and {others} more tensors"));
     }
     reasons
+}
+
+/// Fails if a tensor is not exact, or if the other program computes differently in the way of `differences`.
+pub(crate) fn require_exact<'a>(
+    checkpoint: &Checkpoint,
+    tensors: impl Iterator<Item = (&'a str, &'a Fidelity)> + Clone,
+    differences: &[String],
+) -> Result<()> {
+    let mut reasons = inexact_reasons(tensors.clone());
+    reasons.extend_from_slice(differences);
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let any = |is: fn(&Fidelity) -> bool| tensors.clone().any(|(_, fidelity)| is(fidelity));
+    Err(Error::Inexact {
+        path: checkpoint.dir().to_owned(),
+        reasons,
+        rounds_scales: any(|fidelity| matches!(fidelity, Fidelity::ScaleRounded { .. })),
+        dequantizes: any(|fidelity| matches!(fidelity, Fidelity::Dequantized { .. })),
+    })
 }
 
 /// A tensor of the output.

@@ -144,7 +144,7 @@ fn damaged_files_are_refused_by_name_or_work() {
         (base(root.path()), root.path().join("base.gguf")),
         (foreign(root.path()), root.path().join("foreign.gguf")),
     ];
-    let options = ImportOptions { dequantize: false, dynamic: true, overwrite: false };
+    let options = ImportOptions { dynamic: true, ..ImportOptions::default() };
     for (bytes, path) in &bases {
         let out = root.path().join("whole");
         import_gguf(path, &out, &options).unwrap();

@@ -513,7 +513,8 @@ impl<'a> CheckpointQuantizer<'a> {
             layout.store_floats_as(|other| (other == name).then_some(dtype));
         }
         let total = plan.layers.len();
-        let writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
+        let mut writer = CheckpointWriter::create(out, &model, &layout, overwrite)?;
+        writer.stop_at(source.stop().clone());
         let journal = match &self.calibrated {
             Some(Calibrated { pending: Some(pending), .. }) => self.journal(&pending.windows)?,
             _ => None,

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
+use crate::stop::Stopped;
+
 /// Result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -254,6 +256,9 @@ pub enum Error {
         /// Description of the problem, and the remedy.
         problem: String,
     },
+    /// A read or copy that was stopped by its [`StopFlag`](crate::StopFlag).
+    #[error("stopped on request")]
+    Stopped,
     /// A file that was not written as declared. This is a bug in the caller, not an invalid input.
     #[error("{}: {reason}", path.display())]
     Write {
@@ -265,9 +270,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Creates an [`Error::Io`] for an operation on `path`.
+    /// Creates an [`Error::Io`] for an operation on `path`, or [`Error::Stopped`] if it was stopped.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.to_owned(), action, source }
+        move |source| match source.get_ref().is_some_and(|reason| reason.is::<Stopped>()) {
+            true => Self::Stopped,
+            false => Self::Io { path: path.to_owned(), action, source },
+        }
     }
 
     /// Creates an [`Error::Json`] for the file `path`.

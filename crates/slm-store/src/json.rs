@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, StopFlag};
 
 /// Size limit for configs and manifests, in bytes.
 pub const SMALL: u64 = 16 << 20;
@@ -85,14 +85,22 @@ pub fn create_new(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>)
     file.sync_all().map_err(Error::io(path, "write to the disk"))
 }
 
-/// Copies a file to a new one and syncs that to the disk.
+/// Copies a file to a new one and syncs that to the disk, unless `stop` is set.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn copy_new(from: &Path, to: &Path) -> Result<()> {
-    let mut source = File::open(from).map_err(Error::io(from, "open"))?;
+/// [`Error::Io`], [`Error::Stopped`].
+pub fn copy_new(from: &Path, to: &Path, stop: &StopFlag) -> Result<()> {
+    /// Bytes copied between two checks of the flag.
+    const PIECE_BYTES: u64 = 16 << 20;
+    let source = File::open(from).map_err(Error::io(from, "open"))?;
     let mut file = File::create_new(to).map_err(Error::io(to, "create"))?;
-    std::io::copy(&mut source, &mut file).map_err(Error::io(to, "write"))?;
+    loop {
+        stop.check()?;
+        let mut piece = (&source).take(PIECE_BYTES);
+        if std::io::copy(&mut piece, &mut file).map_err(Error::io(to, "write"))? == 0 {
+            break;
+        }
+    }
     file.sync_all().map_err(Error::io(to, "write to the disk"))
 }
 

@@ -8,6 +8,7 @@
 //! | [`manifest`] | size, SHA-256 and BLAKE3 of every file of a directory, and the kind of its content |
 //! | [`OutputDir`], [`OutputLock`] | a directory that replaces another in one step; one writer at a time |
 //! | [`QuantizationMetadata`] | how a model was quantized |
+//! | [`StopFlag`] | a request to stop reading and copying |
 //! | [`layer`], [`LoadedTensors`] | quantized layers as tensors, and back as packed weights |
 //!
 //! No input is trusted: sizes are checked against the file before anything is allocated, floats must be finite, and an
@@ -26,6 +27,8 @@ mod metadata_builder;
 mod module;
 mod output;
 mod output_file;
+mod shell;
+mod stop;
 pub mod tensors;
 
 pub use error::{Error, Result};
@@ -41,6 +44,8 @@ pub use metadata_builder::MetadataBuilder;
 pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module, stored_dtype};
 pub use output::{OutputDir, Replaceable, reserve};
 pub use output_file::OutputFile;
+pub use shell::shell_word;
+pub use stop::StopFlag;
 pub use tensors::{TensorFile, TensorFileWriter, TensorSpec};
 
 /// The format version that is written.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::lock::unwritable;
-use crate::{Error, Result};
+use crate::{Error, Result, manifest};
 
 /// A file that is written in a temporary directory next to its target, and moved there when it is complete. If it is
 /// dropped before that, it leaves nothing behind.
@@ -21,7 +21,8 @@ impl OutputFile {
     /// Prepares to write `target`, which must not exist, or with `overwrite` must be a regular file if it exists.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory or a device, [`Error::OutputUnwritable`].
+    /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory, a device or a file of a checkpoint,
+    /// [`Error::OutputUnwritable`].
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
         let not_ours =
             |reason: &str| Err(Error::OutputNotOurs { path: target.to_owned(), reason: reason.to_owned() });
@@ -36,6 +37,9 @@ impl OutputFile {
         }
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or_else(|| Path::new("."));
+        if manifest::lists(parent, target) {
+            return not_ours("it is part of a checkpoint or of a saved module");
+        }
         if !parent.is_dir() {
             let source =
                 io::Error::new(ErrorKind::NotFound, format!("there is no directory {}", parent.display()));
@@ -67,6 +71,22 @@ impl OutputFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_a_checkpoint_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let manifest = r#"{ "files": { "weights": { "size": 1 } } }"#;
+        for (name, content) in [("manifest.json", manifest), ("weights", "1"), ("notes", "2")] {
+            fs::write(root.path().join(name), content).unwrap();
+        }
+        for name in ["manifest.json", "weights"] {
+            let error = OutputFile::create(&root.path().join(name), true).unwrap_err();
+            assert!(error.to_string().contains("part of a checkpoint"), "{error}");
+        }
+        for name in ["notes", "new"] {
+            OutputFile::create(&root.path().join(name), true).unwrap();
+        }
+    }
 
     #[test]
     fn a_file_appears_when_committed_and_not_before() {

@@ -51,7 +51,7 @@ pub use self::write::{ImportOptions, ImportReport, import_to, import_with};
 use crate::manifest::sha256_of;
 use crate::tensors::PositionedFile;
 use crate::{Error, Result, TokenizerInfo, json as json_file};
-use slm_store::Error as StoreError;
+use slm_store::{Error as StoreError, StopFlag};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -245,12 +245,13 @@ impl Imported {
     }
 
     /// Returns the record of the source for the checkpoint. Paths are omitted, because they are meaningless elsewhere.
-    fn lineage(&self) -> Result<Value> {
+    fn lineage(&self, stop: &StopFlag) -> Result<Value> {
         let mut names = vec![CONFIG.to_owned()];
         names.extend(self.weights.files().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())));
         let record = |name: String| {
             let path = self.dir.join(&name);
-            let file = PositionedFile::new(File::open(&path).map_err(Error::io(&path, "open"))?);
+            let mut file = PositionedFile::new(File::open(&path).map_err(Error::io(&path, "open"))?);
+            file.stop_at(stop.clone());
             let size = file.size().map_err(Error::io(&path, "read the size"))?;
             Ok((name, json!({ "size": size, "sha256": sha256_of(&path, &file)? })))
         };

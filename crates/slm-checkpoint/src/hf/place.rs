@@ -87,7 +87,7 @@ pub(super) fn refuse_own(dir: &Path, config: &Map<String, Value>) -> Result<()> 
         true => Err(Error::Unusable {
             path: dir.to_owned(),
             problem: "it is an slm checkpoint already".to_owned(),
-            remedy: "use it as it is, with --checkpoint".to_owned(),
+            remedy: "use it as it is: it needs no import".to_owned(),
         }),
         false => Ok(()),
     }
@@ -154,13 +154,23 @@ fn absent(path: &Path) -> Error {
                  Download that first: hf download {id} --local-dir {name}"
             )
         }
+        None if is_file_name(path) => "name a file that exists".to_owned(),
         None => "name the directory of a Hugging Face model".to_owned(),
     };
     Error::Store(StoreError::Missing { path: path.to_owned(), remedy })
 }
 
+/// Returns `true` if `path` ends as files of weights do.
+fn is_file_name(path: &Path) -> bool {
+    let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    ["gguf", "bin", "safetensors", "pt", "pth"].iter().any(|known| end.eq_ignore_ascii_case(known))
+}
+
 /// Returns the id of the model on the Hub that a path or a URL could refer to.
 pub(crate) fn hub_id(path: &Path) -> Option<String> {
+    if is_file_name(path) {
+        return None;
+    }
     let given = path.to_str()?;
     // A revision follows `@`.
     let given = given.rsplit_once('@').map_or(given, |(id, _)| id);

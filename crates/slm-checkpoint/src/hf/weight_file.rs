@@ -8,6 +8,7 @@ use super::impostor;
 use super::pickle::PickleFile;
 use crate::Result;
 use crate::tensors::TensorFile;
+use slm_store::StopFlag;
 
 /// An open file of weights, whose tensors are read on request.
 #[derive(Debug)]
@@ -40,6 +41,14 @@ impl WeightFile {
         match self {
             Self::Safetensors(file) => file.names(),
             Self::Pickle(file) => file.names(),
+        }
+    }
+
+    /// Makes all further reads fail once `stop` is set.
+    pub(super) fn stop_at(&mut self, stop: StopFlag) {
+        match self {
+            Self::Safetensors(file) => file.stop_at(stop),
+            Self::Pickle(file) => file.stop_at(stop),
         }
     }
 

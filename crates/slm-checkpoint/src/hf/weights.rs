@@ -11,7 +11,7 @@ use super::quantized::{Layer, Method};
 use super::weight_file::WeightFile;
 use super::weight_naming::{PICKLES, SAFETENSORS, find};
 use crate::{Error, Result};
-use slm_store::Error as StoreError;
+use slm_store::{Error as StoreError, StopFlag};
 
 /// All tensors of a model, from one or several files, under names without wrappers.
 #[derive(Debug)]
@@ -130,6 +130,11 @@ impl Weights {
         }
         self.files.push(file);
         Ok(())
+    }
+
+    /// Makes all further reads fail once `stop` is set.
+    pub(super) fn stop_at(&mut self, stop: &StopFlag) {
+        self.files.iter_mut().for_each(|file| file.stop_at(stop.clone()));
     }
 
     /// Returns the directory.

@@ -9,10 +9,10 @@ use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantScheme, Quanti
 use super::{Imported, import};
 use crate::imported::{ImportedLayers, layer_of};
 use crate::{ChatInfo, CheckpointWriter, Error, Layout, Lineage, Result, SaveRequest};
-use slm_store::Error as StoreError;
+use slm_store::{Error as StoreError, StopFlag};
 
 /// Options of an import from Hugging Face or from a file of another program.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     /// Dequantizes weights that are stored quantized.
     pub dequantize: bool,
@@ -20,6 +20,8 @@ pub struct ImportOptions {
     pub dynamic: bool,
     /// Replaces a checkpoint that exists.
     pub overwrite: bool,
+    /// Stops the import, which then writes nothing.
+    pub stop: StopFlag,
 }
 
 /// Result of an import.
@@ -43,6 +45,8 @@ pub struct ImportReport {
     pub tensors: Vec<String>,
     /// Number of quantized layers, including the embedding.
     pub quantized_layers: usize,
+    /// Quantization of the inputs of quantized layers, if there are any.
+    pub quantization_type: Option<QuantizationType>,
 }
 
 /// Writes the model in `dir` as a checkpoint into `out`, one tensor at a time. Quantized weights keep their integers.
@@ -63,18 +67,15 @@ pub fn import_with(
     out: impl AsRef<Path>,
     options: &ImportOptions,
 ) -> Result<ImportReport> {
-    let imported = import(dir)?;
+    let mut imported = import(dir)?;
+    imported.weights.stop_at(&options.stop);
     if imported.quantization().is_none() && (options.dequantize || options.dynamic) {
-        let option = if options.dequantize { "--dequantize" } else { "--type" };
-        return Err(Error::Unusable {
-            path: imported.dir,
-            problem: format!("{option} is for quantized models, and this one is not quantized"),
-            remedy: "leave the option out".to_owned(),
-        });
+        return Err(Error::import_of_floats(&imported.dir, options.dequantize));
     }
     let plan = Plan::new(&imported, options)?;
     let mut writer =
         CheckpointWriter::create(&out, imported.config(), &plan.layout(&imported)?, options.overwrite)?;
+    writer.stop_at(options.stop.clone());
     let mut layers = ImportedLayers::new(plan.quantization_type, plan.granularity);
     for tensor in &plan.tensors {
         let ExpectedTensor { name, shape, linear_weight } = &tensor.expected;
@@ -99,7 +100,7 @@ pub fn import_with(
         tokenizer_json: imported.tokenizer_json(),
         tokenizer: imported.tokenizer.clone(),
         metadata: metadata.as_ref(),
-        lineage: Some(imported.lineage()?),
+        lineage: Some(imported.lineage(&options.stop)?),
         ..SaveRequest::default()
     })?;
     for note in &plan.notes {
@@ -117,6 +118,7 @@ pub fn import_with(
         warnings,
         tensors: plan.summary,
         quantized_layers,
+        quantization_type: (quantized_layers > 0).then_some(plan.quantization_type),
     })
 }
 
@@ -213,30 +215,31 @@ impl Plan {
         }
         let path = imported.dir.display();
         match (dynamics, statics) {
-            (None, None) if dynamic => {
-                self.quantization_type = QuantizationType::Dynamic;
-                self.notes.push(format!("{path}: inputs of quantized layers are quantized token by token (--type dynamic)"));
-            }
-            (None, None) if inputs.is_empty() => {}
-            (None, None) => self.notes.push(format!(
-                "{path}: inputs of quantized layers stay float, as the file has them (--type dynamic quantizes them for speed)"
-            )),
+            (None, None) if dynamic => self.quantization_type = QuantizationType::Dynamic,
+            (None, None) => {}
             _ if dynamic => {
-                let problem = "its config says how inputs are quantized".to_owned();
-                let remedy = "leave --type out".to_owned();
-                return Err(Error::Unusable { path: imported.dir.clone(), problem, remedy });
+                return Err(Error::ImportOption {
+                    path: imported.dir.clone(),
+                    option: "dynamic",
+                    reason: "its config says how inputs are quantized".to_owned(),
+                });
             }
             (_, Some(_)) => self.quantization_type = QuantizationType::Static,
             (Some((name, ActivationQuant::Dynamic(granularity))), None) => {
                 let other = inputs.iter().find(|(_, input)| *input != ActivationQuant::Dynamic(*granularity));
                 if let Some((other, _)) = other {
-                    return Err(self.mixed(imported, &format!("inputs of {name} and {other} have different granularities")));
+                    return Err(self.mixed(
+                        imported,
+                        &format!("inputs of {name} and {other} have different granularities"),
+                    ));
                 }
                 self.quantization_type = QuantizationType::Dynamic;
                 self.granularity = *granularity;
                 let symmetric = self.symmetric_inputs;
                 self.notes.extend(symmetric.then(|| {
-                    format!("{path}: inputs are quantized with zero points here, and without them in the file")
+                    format!(
+                        "{path}: inputs are quantized with zero points here, and without them in the file"
+                    )
                 }));
             }
             (Some(_), None) => {}
@@ -245,12 +248,9 @@ impl Plan {
     }
 
     fn mixed(&self, imported: &Imported, problem: &str) -> Error {
-        Error::Unusable {
+        Error::NeedsDequantizing {
             path: imported.dir.clone(),
             problem: format!("{problem}, which one checkpoint cannot represent"),
-            remedy:
-                "import it with --dequantize, which makes floats of all weights, and quantize it with slm ptq"
-                    .to_owned(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::hf::hub_id;
 use crate::manifest::{FileRecord, MANIFEST, Manifest};
 use crate::tensors::{PositionedFile, TensorFile};
 use crate::{Error, Result, json};
-use slm_store::{Error as StoreError, METADATA, WEIGHTS, is_module};
+use slm_store::{Error as StoreError, METADATA, StopFlag, WEIGHTS, is_module};
 
 /// Contents of all files except the weights, which are only opened.
 pub(crate) struct OpenFiles {
@@ -28,8 +28,8 @@ pub(crate) struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// Opens the files of `dir` and determines their version.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    /// Opens the files of `dir` and determines their version. The weights can be read until `stop` is set.
+    pub(crate) fn open(dir: &Path, stop: &StopFlag) -> Result<Self> {
         check_is_dir(dir)?;
         let config_path = dir.join(CONFIG);
         let Some(config_bytes) = json::read_optional(&config_path, json::SMALL)? else {
@@ -60,6 +60,8 @@ impl OpenFiles {
             std::io::ErrorKind::NotFound => lost(&weights_path),
             _ => Error::io(&weights_path, "open")(error),
         })?;
+        let mut weights = PositionedFile::new(weights);
+        weights.stop_at(stop.clone());
         let metadata_bytes = match version {
             0 => None,
             _ => json::read_optional(&dir.join(METADATA), json::LARGE)?,
@@ -71,7 +73,7 @@ impl OpenFiles {
             config_bytes,
             metadata_bytes,
             tokenizer_bytes: json::read_optional(&dir.join(TOKENIZER), json::LARGE)?,
-            weights: PositionedFile::new(weights),
+            weights,
             weights_name,
         })
     }
@@ -94,8 +96,9 @@ impl OpenFiles {
         }
         for name in manifest.files.keys().filter(|name| !super::FILES.contains(&name.as_str())) {
             let path = dir.join(name);
-            let file = File::open(&path).map_err(|_| lost(&path))?;
-            manifest.verify_file(dir, name, &PositionedFile::new(file))?;
+            let mut file = PositionedFile::new(File::open(&path).map_err(|_| lost(&path))?);
+            file.stop_at(self.weights.stop().clone());
+            manifest.verify_file(dir, name, &file)?;
         }
         Ok(Some(manifest))
     }

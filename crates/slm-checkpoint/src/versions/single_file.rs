@@ -6,6 +6,7 @@ use std::path::Path;
 use super::CONFIG;
 use crate::Error;
 use crate::hf::head;
+use slm_store::shell_word;
 
 /// Returns the error that names the kind of the file at `path`.
 pub(super) fn explain(path: &Path) -> Error {
@@ -40,5 +41,5 @@ fn of_weights(path: &Path) -> String {
 
 /// The command that imports `source`.
 pub(super) fn import(source: &Path) -> String {
-    format!("slm import {} --out my-model", source.display())
+    format!("slm import {} --out my-model", shell_word(source))
 }

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
     let (mut nats, mut bytes, mut written) = (0.0, 0, 0);
     let mut out = BufWriter::new(File::create_new(file.path()).map_err(fail)?);
     while written < args.stories {
-        context.interrupt.check()?;
+        context.interrupt.check().map_err(|error| error.unwritten(&args.out))?;
         let summary = corpus.write(CHUNK.min(args.stories - written), &mut out).map_err(fail)?;
         nats += summary.nats;
         bytes += summary.bytes;

@@ -80,7 +80,8 @@ pub(crate) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
         ..ExportOptions::new(args.format)
     };
     let spinner = context.progress.spinner("exporting");
-    let report = export(&args.dir, &args.out, &options)?;
+    let report =
+        export(&args.dir, &args.out, &options).map_err(|error| Error::from(error).unwritten(&args.out))?;
     drop(spinner);
     let output = &context.output;
     let exact = report.is_exact();

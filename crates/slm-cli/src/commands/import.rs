@@ -81,15 +81,20 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         return Err(Error::Usage(message.to_owned()));
     }
     let spinner = context.progress.spinner("importing");
-    let report = import(args, is_llama2c)?;
+    let report = import(args, is_llama2c, context).map_err(|error| error.unwritten(&args.out))?;
     drop(spinner);
+    let mut warnings = report.warnings;
+    if let Some(warning) = warning_of_inputs(report.quantization_type, args.quantization_type) {
+        tracing::warn!("{}: {warning}", args.source.display());
+        warnings.push(warning.to_owned());
+    }
     let result = ImportResult {
         output: report.path,
         architecture: report.architecture,
         parameters: report.config.parameter_count(),
         has_tokenizer: report.has_tokenizer,
         unrecognized_fields: report.unrecognized_fields,
-        warnings: report.warnings,
+        warnings,
         tensors: report.tensors,
         quantized_layers: report.quantized_layers,
     };
@@ -116,7 +121,10 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     }
     if !result.has_tokenizer {
         let what = if args.source.is_file() { "tokenizer" } else { "tokenizer.json" };
-        context.output.say(format!("no {what} was found: texts cannot be read with this checkpoint"))?;
+        let option = if is_llama2c { " (--tokenizer names one)" } else { "" };
+        context
+            .output
+            .say(format!("no {what} was found: texts cannot be read with this checkpoint{option}"))?;
     }
     if let Some(error) = report.chat.and_then(|chat| ChatTemplate::new(chat.template).err()) {
         tracing::warn!("the model's chat template cannot be used by slm chat: {error}");
@@ -136,10 +144,14 @@ fn is_gguf(args: &ImportArgs) -> bool {
     args.source.is_file() && (named || begins_so())
 }
 
-fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
+fn import(args: &ImportArgs, is_llama2c: bool, context: &Context) -> Result<ImportReport> {
     let (source, out) = (&*args.source, &*args.out);
-    let options =
-        ImportOptions { dequantize: args.dequantize, dynamic: is_dynamic(args)?, overwrite: args.overwrite };
+    let options = ImportOptions {
+        dequantize: args.dequantize,
+        dynamic: is_dynamic(args)?,
+        overwrite: args.overwrite,
+        stop: context.interrupt.stop(),
+    };
     let report = match (is_gguf(args), is_llama2c) {
         (true, _) => import_gguf(source, out, &options)?,
         (_, true) => import_llama2c(source, out, &options, args.tokenizer.as_deref())?,
@@ -150,6 +162,23 @@ fn import(args: &ImportArgs, is_llama2c: bool) -> Result<ImportReport> {
         tracing::warn!("{}: {warning}", source.display());
     }
     Ok(report)
+}
+
+/// What the user should know about inputs of quantized layers, which the file leaves float.
+fn warning_of_inputs(
+    found: Option<QuantizationType>,
+    asked: Option<QuantizationType>,
+) -> Option<&'static str> {
+    match (found?, asked) {
+        (QuantizationType::WeightOnly, None) => Some(
+            "inputs of quantized layers stay float, as the file does not quantize them (--type dynamic quantizes them, \
+             for speed)",
+        ),
+        (QuantizationType::Dynamic, Some(QuantizationType::Dynamic)) => {
+            Some("inputs of quantized layers are quantized token by token (--type dynamic)")
+        }
+        _ => None,
+    }
 }
 
 /// Returns `true` if --type requests dynamic quantization of inputs.

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
     let mut writer = TensorFileWriter::create(&file.path(), &specs)?;
     let bar = context.progress.bar("logits", ids.len());
     for (index, sequence) in ids.iter().enumerate() {
-        context.interrupt.check()?;
+        context.interrupt.check().map_err(|error| error.unwritten(&args.out))?;
         writer.write_f32(&name(index), &window_logits(&model, sequence)?)?;
         bar.inc(1);
     }

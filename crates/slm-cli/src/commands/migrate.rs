@@ -7,7 +7,7 @@ use serde::Serialize;
 use slm_checkpoint::{FORMAT_VERSION, MIGRATIONS, migrate};
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::out_file::relative;
 
 /// Rewrite a checkpoint in the current version of the format.
@@ -38,7 +38,9 @@ struct MigrateResult {
 
 pub(crate) fn run(args: &MigrateArgs, context: &Context) -> Result<()> {
     let spinner = context.progress.spinner("rewriting the checkpoint");
-    let report = migrate(&args.dir, args.out.as_deref(), args.overwrite, &context.open_options)?;
+    let written = args.out.as_deref().unwrap_or(&args.dir);
+    let report = migrate(&args.dir, args.out.as_deref(), args.overwrite, &context.open_options)
+        .map_err(|error| Error::from(error).unwritten(written))?;
     drop(spinner);
     let steps = MIGRATIONS.iter().filter(|step| step.from >= report.from);
     let result = MigrateResult {

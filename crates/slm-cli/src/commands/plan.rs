@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 use slm_model::LM_HEAD;
 use slm_ptq::{CheckpointQuantizer, Choice, LayerRule, LayerScheme, PlannedLayer, PtqConfig, Rotate, assign};
+use slm_store::shell_word;
 
 use super::sensitivity::{SensitivityText, Unit, UnitResult, measure, sensitivity_config, units};
 use crate::commands::scheme_args::MeasuredSchemeArgs;
@@ -288,7 +289,11 @@ fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
             let file = OutFile::create(path, args.overwrite)?;
             std::fs::write(file.path(), &result.config).map_err(|source| Error::file(path, source))?;
             file.commit()?;
-            output.say(format!("\nwrote {0}; to quantize by it, give slm ptq --config {0}", path.display()))
+            output.say(format!(
+                "\nwrote {}; to quantize by it, give slm ptq --config {}",
+                path.display(),
+                shell_word(path)
+            ))
         }
         None => output.say(format!("\n{}", result.config)),
     }

@@ -182,14 +182,16 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
             prefix: &prefix,
             text_sha256: text.sha256.clone(),
         };
-        quantizer.calibrate(&tokens, &context.device, &mut context.quantizing())?;
+        quantizer
+            .calibrate(&tokens, &context.device, &mut context.quantizing())
+            .map_err(|error: Error| error.unwritten(&settings.out))?;
         if let Some(name) = settings.calibration.as_deref().and_then(file_name) {
             quantizer.name_text(name);
         }
     }
     let QuantizedCheckpoint { path, layers, embedding } = quantizer
         .write(&settings.out, settings.overwrite, &mut context.quantizing())
-        .map_err(|error| unfinished(error, &quantizer))?;
+        .map_err(|error| unfinished(error, &quantizer, &settings.out))?;
 
     // Measured on the written checkpoint, not on the model in memory.
     let quantized_checkpoint = context.open_checkpoint(&path)?;
@@ -262,7 +264,7 @@ fn keep_layers(quantizer: &mut CheckpointQuantizer<'_>, args: &PtqArgs, output: 
 }
 
 /// Adds to the error that ended a run where its finished layers are kept, if there are any.
-fn unfinished(error: Error, quantizer: &CheckpointQuantizer<'_>) -> Error {
+fn unfinished(error: Error, quantizer: &CheckpointQuantizer<'_>, out: &Path) -> Error {
     match (error, quantizer.kept_layers()) {
         // These layers cannot be resumed from.
         (
@@ -275,7 +277,7 @@ fn unfinished(error: Error, quantizer: &CheckpointQuantizer<'_>) -> Error {
             total: quantizer.plan().layers.len(),
             dir: relative(dir).to_owned(),
         },
-        (error, None) => error,
+        (error, None) => error.unwritten(out),
     }
 }
 

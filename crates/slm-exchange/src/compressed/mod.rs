@@ -64,17 +64,13 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     if groups.is_empty() {
         let what = "none of its layers has a form in compressed-tensors";
         let reason = plan.iter().find_map(|planned| planned.because.clone()).unwrap_or_default();
-        return Err(Error::unsupported(
-            checkpoint.dir(),
-            format!("{what}: {reason}"),
-            "export it with --format hf",
-        ));
+        return Err(Error::not_in_format(checkpoint.dir(), format!("{what}: {reason}")));
     }
     let float = options.float_type.or(exact.first().copied()).unwrap_or(FloatType::F32);
     let mut notes = Vec::new();
     if plan.iter().any(|planned| planned.scheme.is_some() && planned.tensor.name.starts_with(LM_HEAD)) {
         notes.push(
-            "the head is quantized: vLLM reads it as floats only (slm ptq --skip lm_head keeps it so)"
+            "the head is quantized, and vLLM reads only a float one: skip lm_head when the model is quantized for it"
                 .to_owned(),
         );
     }

@@ -6,8 +6,9 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use slm_checkpoint::hf;
-use slm_store::Error as StoreError;
+use slm_store::manifest::sha256_of;
 use slm_store::tensors::PositionedFile;
+use slm_store::{Error as StoreError, StopFlag};
 
 use super::{ALIGNMENT, ALIGNMENT_KEY, Array, MAGIC, TensorKind, Value};
 use crate::{Error, Result};
@@ -189,10 +190,23 @@ impl GgufFile {
         self.by_name.get(name).and_then(|&index| self.tensors.get(index))
     }
 
+    /// Makes all further reads fail once `stop` is set.
+    pub fn stop_at(&mut self, stop: StopFlag) {
+        self.file.stop_at(stop);
+    }
+
+    /// SHA-256 of the file, in lower-case hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::Stopped`].
+    pub fn sha256(&self) -> Result<String> {
+        Ok(sha256_of(&self.path, &self.file)?)
+    }
+
     /// The data of a tensor.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`], [`StoreError::Stopped`].
     pub fn read(&self, tensor: &TensorEntry) -> Result<Vec<u8>> {
         let mut bytes = vec![0; tensor.bytes as usize];
         self.file.read_exact_at(&mut bytes, tensor.offset).map_err(StoreError::io(&self.path, "read"))?;

@@ -21,10 +21,8 @@ use crate::{Error, ExportOptions, Result};
 pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
     let source = Source::new(checkpoint);
     let model = source.model();
-    let arch = Arch::choose(model, source.hugging_face_architecture()).map_err(|reason| {
-        let remedy = "export it with --format hf for programs that compute it";
-        Error::unsupported(checkpoint.dir(), reason, remedy)
-    })?;
+    let arch = Arch::choose(model, source.hugging_face_architecture())
+        .map_err(|reason| Error::not_in_format(checkpoint.dir(), reason))?;
     let output = OutputFile::create(out, options.overwrite)?;
     let plan = Plan::new(&source, arch, options.float_type)?;
     let mut notes = plan.notes.clone();

@@ -9,7 +9,7 @@ use crate::float::{FloatType, relative_change};
 use crate::gguf::TensorKind;
 use crate::llama_cpp::arch::Arch;
 use crate::llama_cpp::{keys, names, rows};
-use crate::report::{Fidelity, TensorReport, inexact_reasons};
+use crate::report::{Fidelity, TensorReport, require_exact};
 use crate::source::{HEAD, Source, Stored, dequantize_row};
 use crate::{Error, Result};
 
@@ -148,19 +148,8 @@ impl Plan {
 
     /// Fails if anything is not exact.
     pub(super) fn refuse_inexact(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let tensors = || self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.fidelity));
-        let mut reasons = inexact_reasons(tensors());
-        if tensors().any(|(_, fidelity)| matches!(fidelity, Fidelity::ScaleRounded { .. })) {
-            reasons.push("slm ptq --scale-dtype f16 makes scales that are kept".to_owned());
-        }
-        if tensors().any(|(_, fidelity)| matches!(fidelity, Fidelity::Dequantized { .. })) {
-            reasons.push("slm ptq --skip NAME keeps such layers float".to_owned());
-        }
-        reasons.extend(self.inexact.iter().cloned());
-        match reasons.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Inexact { path: checkpoint.dir().to_owned(), reasons }),
-        }
+        let tensors = self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.fidelity));
+        require_exact(checkpoint, tensors, &self.inexact)
     }
 }
 
@@ -200,7 +189,7 @@ fn groups(source: &Source<'_>, arch: Arch) -> Result<Vec<Group>> {
         }
         let Some(name) = name else {
             let what = format!("tensor {:?} has no name in llama.cpp", tensor.name);
-            return Err(Error::unsupported(source.checkpoint.dir(), what, "export it with --format hf"));
+            return Err(Error::not_in_format(source.checkpoint.dir(), what));
         };
         let part = Part { name: tensor.name, order, factor };
         match groups.iter_mut().rev().find(|group| group.name == name) {
@@ -222,7 +211,7 @@ fn same_norm(source: &Source<'_>, index: usize, kind: &str) -> Result<()> {
         return Ok(());
     }
     let what = format!("layer {index} has two norms side by side, but llama.cpp's StableLM has one");
-    Err(Error::unsupported(source.checkpoint.dir(), what, "export it with --format hf"))
+    Err(Error::not_in_format(source.checkpoint.dir(), what))
 }
 
 /// Chooses the type of a tensor made of `stored`, and returns its fidelity.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 use slm_checkpoint::hf::{ImportOptions, ImportReport};
-use slm_checkpoint::{CheckpointWriter, ImportedLayers, Lineage, SaveRequest, layer_of, sha256_of_file};
+use slm_checkpoint::{CheckpointWriter, ImportedLayers, Lineage, SaveRequest, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantizationType};
 
@@ -27,12 +27,14 @@ use crate::llama_cpp::{config, tokenizer_json};
 /// [`Error::Damaged`] naming the key or tensor; [`Error::Unsupported`] for an unknown architecture, option or tensor
 /// type; errors of writing a checkpoint.
 pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<ImportReport> {
-    let file = GgufFile::open(path)?;
+    let mut file = GgufFile::open(path)?;
+    file.stop_at(options.stop.clone());
     let (arch, model) = config::read(&file)?;
     let texts = tokenizer_json::read(&file, model.vocab_size)?;
     let plan = Plan::new(&file, arch, &model, options.dequantize)?;
     let layout = plan.layout(&file, &model)?;
     let mut writer = CheckpointWriter::create(out, &model, &layout, options.overwrite)?;
+    writer.stop_at(options.stop.clone());
     let granularity = ActivationGranularity::PerToken;
     let (activation, quantization_type) = match options.dynamic {
         true => (ActivationQuant::Dynamic(granularity), QuantizationType::Dynamic),
@@ -61,7 +63,7 @@ pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<I
             }
         }
     }
-    let source_sha256 = sha256_of_file(path)?;
+    let source_sha256 = file.sha256()?;
     let quantized_layers = layers.len();
     let lineage = Lineage { source_sha256: Some(source_sha256.clone()), ..Lineage::default() };
     let metadata = layers.metadata("rtn", lineage);
@@ -78,15 +80,6 @@ pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<I
         })),
         ..SaveRequest::default()
     })?;
-    let mut notes = texts.notes;
-    if quantized_layers > 0 {
-        notes.push(match options.dynamic {
-            true => "inputs of quantized layers are quantized token by token (--type dynamic)".to_owned(),
-            false => "inputs of quantized layers stay float, as the file does not say (--type dynamic \
-                      quantizes them for speed)"
-                .to_owned(),
-        });
-    }
     Ok(ImportReport {
         path,
         architecture: arch.name(),
@@ -95,7 +88,8 @@ pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<I
         tensors: plan.summary(),
         config: model,
         unrecognized_fields: Vec::new(),
-        warnings: notes,
+        warnings: texts.notes,
         quantized_layers,
+        quantization_type: (quantized_layers > 0).then_some(quantization_type),
     })
 }

@@ -14,9 +14,9 @@ use slm_store::{OutputDir, Replaceable, WEIGHTS, json};
 use self::config::HfModel;
 use self::files::{CONFIG, FILES};
 use crate::float::FloatType;
-use crate::report::{ExportReport, Fidelity, TensorReport, inexact_reasons};
+use crate::report::{ExportReport, Fidelity, TensorReport, require_exact};
 use crate::source::{Source, Stored, dequantize_row};
-use crate::{Error, ExportOptions, Result};
+use crate::{ExportOptions, Result};
 
 /// Directories that an export may replace.
 pub(crate) const DIRECTORIES: Replaceable = Replaceable {
@@ -138,10 +138,9 @@ pub(crate) fn refuse_inexact(
     reports: &[TensorReport],
     differences: &[String],
 ) -> Result<()> {
-    let mut reasons = inexact_reasons(reports.iter().map(|report| (report.name.as_str(), &report.fidelity)));
-    reasons.extend_from_slice(differences);
-    match reasons.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Inexact { path: checkpoint.dir().to_owned(), reasons }),
-    }
+    require_exact(
+        checkpoint,
+        reports.iter().map(|report| (report.name.as_str(), &report.fidelity)),
+        differences,
+    )
 }

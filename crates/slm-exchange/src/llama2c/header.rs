@@ -14,6 +14,8 @@ use std::path::Path;
 
 use slm_checkpoint::{hf, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, Position, RotaryConfig};
+use slm_store::StopFlag;
+use slm_store::manifest::sha256_of;
 use slm_store::tensors::PositionedFile;
 
 use crate::{Error, Result};
@@ -233,6 +235,16 @@ impl Llama2cFile {
         let model = numbers.model().map_err(|problem| damaged("header", problem))?;
         model.validate().map_err(|error| damaged("header", error.to_string()))?;
         Ok(Self { model, version, group_size, file, places })
+    }
+
+    /// Makes all further reads fail once `stop` is set.
+    pub(super) fn stop_at(&mut self, stop: StopFlag) {
+        self.file.stop_at(stop);
+    }
+
+    /// SHA-256 of the file, in lower-case hexadecimal digits.
+    pub(super) fn sha256(&self, path: &Path) -> Result<String> {
+        Ok(sha256_of(path, &self.file)?)
     }
 
     fn place(&self, path: &Path, name: &str) -> Result<&Place> {

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 use slm_checkpoint::hf::{ImportOptions, ImportReport};
 use slm_checkpoint::{
-    CheckpointWriter, ImportedLayers, Layout, Lineage, SaveRequest, TokenizerInfo, layer_of, sha256_of_file,
+    CheckpointWriter, ImportedLayers, Layout, Lineage, SaveRequest, TokenizerInfo, layer_of,
 };
 use slm_model::{ExpectedTensor, ModelConfig, expected_tensors};
 use slm_quant_core::{
@@ -38,12 +38,11 @@ pub fn import_llama2c(
     options: &ImportOptions,
     tokenizer: Option<&Path>,
 ) -> Result<ImportReport> {
-    let file = Llama2cFile::open(path)?;
+    let mut file = Llama2cFile::open(path)?;
+    file.stop_at(options.stop.clone());
     let model = file.model.clone();
     if file.group_size.is_none() && (options.dequantize || options.dynamic) {
-        let option = if options.dequantize { "--dequantize" } else { "--type" };
-        let what = format!("{option} is for files with codes (version 2), and it has floats");
-        return Err(Error::unsupported(path, what, "leave the option out"));
+        return Err(slm_checkpoint::Error::import_of_floats(path, options.dequantize).into());
     }
     let tokenizer = tokenizer::read(path, tokenizer, model.vocab_size)?;
     let tensors = expected_tensors(&model);
@@ -55,6 +54,7 @@ pub fn import_llama2c(
         declared.map_err(|error| damaged(path, &tensor.name, error.to_string()))?;
     }
     let mut writer = CheckpointWriter::create(out, &model, &layout, options.overwrite)?;
+    writer.stop_at(options.stop.clone());
     let granularity = ActivationGranularity::PerToken;
     let (activation, quantization_type) = match options.dynamic {
         true => (ActivationQuant::Dynamic(granularity), QuantizationType::Dynamic),
@@ -79,7 +79,7 @@ pub fn import_llama2c(
         }
     }
     let quantized_layers = layers.len();
-    let sha256 = sha256_of_file(path)?;
+    let sha256 = file.sha256(path)?;
     let lineage = Lineage { source_sha256: Some(sha256.clone()), ..Lineage::default() };
     let metadata = layers.metadata("rtn", lineage);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -108,12 +108,7 @@ pub fn import_llama2c(
     };
     let count =
         tensors.iter().filter(|tensor| file.group_size.is_none() || file.is_quantized(&tensor.name)).count();
-    let mut notes: Vec<String> = tokenizer.as_ref().err().cloned().into_iter().collect();
-    if quantized_layers > 0 && !options.dynamic {
-        notes.push(
-            "inputs of quantized layers stay float (--type dynamic quantizes them, in other groups than runq.c)".to_owned(),
-        );
-    }
+    let notes: Vec<String> = tokenizer.as_ref().err().cloned().into_iter().collect();
     Ok(ImportReport {
         path: written,
         architecture: "llama2.c",
@@ -124,6 +119,7 @@ pub fn import_llama2c(
         unrecognized_fields: Vec::new(),
         warnings: notes,
         quantized_layers,
+        quantization_type: (quantized_layers > 0).then_some(quantization_type),
     })
 }
 
@@ -153,15 +149,11 @@ fn scheme(path: &Path, file: &Llama2cFile, tensor: &ExpectedTensor) -> Result<Qu
     let cols = tensor.shape.last().copied().unwrap_or(1);
     let group_size = file.group_size.unwrap_or(cols);
     if !cols.is_multiple_of(group_size) {
-        let what = format!(
+        let problem = format!(
             "tensor {} is quantized in groups of {group_size} that go across its rows of {cols}",
             tensor.name
         );
-        return Err(Error::unsupported(
-            path,
-            what,
-            "import it with --dequantize, which makes floats of all weights",
-        ));
+        return Err(slm_checkpoint::Error::NeedsDequantizing { path: path.to_owned(), problem }.into());
     }
     Ok(QuantScheme {
         bits: Bits::Int8,

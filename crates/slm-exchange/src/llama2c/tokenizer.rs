@@ -27,7 +27,7 @@ pub(super) fn read(
     let Some(bytes) = read_optional(&path, LARGE)? else {
         return match named {
             Some(_) => Err(Error::damaged_file(&path, "tokenizer", "file", "it is not there".to_owned())),
-            None => Ok(Err(format!("{} is not there: name the tokenizer with --tokenizer", path.display()))),
+            None => Ok(Err(format!("{} is not there: give the path of the tokenizer", path.display()))),
         };
     };
     let damaged = |problem: String| Error::damaged_file(&path, "tokenizer", "file", problem);
@@ -43,7 +43,7 @@ pub(super) fn read(
                 let what = format!("{origin} has {count} tokens, but the model has {vocab_size}");
                 return match named {
                     Some(_) => Err(damaged(format!("it has {count} tokens, but the model has {vocab_size}"))),
-                    None => Ok(Err(format!("{what}: name the model's tokenizer with --tokenizer"))),
+                    None => Ok(Err(format!("{what}: give the path of the model's tokenizer"))),
                 };
             }
             model_of(pieces).to_json(&frame)
@@ -52,7 +52,7 @@ pub(super) fn read(
     let tokenizer = Tokenizer::from_json(&json, &origin).map_err(|error| match error {
         // The text of the error asks for a tokenizer.json.
         slm_text::Error::TokenizerFormat { detail, .. } if !origin.ends_with(".json") => {
-            damaged(format!("no tokenizer can be made of it: {detail}; name another one with --tokenizer"))
+            damaged(format!("no tokenizer can be made of it: {detail}; give the path of another one"))
         }
         error => error.into(),
     });

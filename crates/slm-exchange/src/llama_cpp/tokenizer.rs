@@ -120,9 +120,9 @@ pub(crate) fn keys(
     name: &str,
 ) -> Result<TokenizerKeys> {
     let refuse = |what: String| {
-        let remedy = "llama.cpp would read texts otherwise: export with --format hf, or give the model one of its \
-                      tokenizers";
-        Error::unsupported(path, format!("the tokenizer cannot be exported: {what}"), remedy)
+        let what =
+            format!("the tokenizer cannot be exported, as llama.cpp would read texts otherwise: {what}");
+        Error::not_in_format(path, what)
     };
     let file: File = serde_json::from_slice(json).map_err(|error| refuse(error.to_string()))?;
     let mut keys = TokenizerKeys::default();

@@ -66,8 +66,8 @@ pub(super) fn refusal(kind: &str, model: &ModelConfig) -> Option<String> {
         return Some(match model.tie_word_embeddings {
             true => format!("has no tied head in {kind}"),
             false => format!(
-                "has no separate head in {kind} (slm ptq --embeddings quantizes head and embedding as one table, \
-                 and slm ptq --skip lm_head leaves them one float table)"
+                "has no separate head in {kind}: quantize head and embedding as one table, or skip lm_head so that they \
+                 stay one float table"
             ),
         });
     }

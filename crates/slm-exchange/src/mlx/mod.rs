@@ -32,12 +32,8 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
     let kind = hf_model.architecture.model_type;
-    let refuse = |reason: String| {
-        let what = format!("mlx-lm {reason}");
-        Error::unsupported(checkpoint.dir(), what, "export it with --format hf for programs that compute it")
-    };
     if let Some(reason) = check::refusal(kind, source.model()) {
-        return Err(refuse(reason));
+        return Err(Error::not_in_format(checkpoint.dir(), format!("mlx-lm {reason}")));
     }
     let tensors = fused(hf_model.architecture, source.model());
 

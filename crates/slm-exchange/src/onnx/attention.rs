@@ -93,11 +93,10 @@ impl Builder<'_> {
         let Some(RotaryFrequencies { frequencies, long, scale }) =
             config.frequencies(self.source.model().head_dim)
         else {
-            return Err(Error::unsupported(
+            return Err(Error::not_in_format(
                 self.source.checkpoint.dir(),
                 "its rotary embedding is scaled by the length of the sequence (dynamic), which the ONNX export does not \
                  compute",
-                "export it with --format hf",
             ));
         };
         let pairs = frequencies.len();

@@ -177,11 +177,7 @@ impl Builder<'_> {
                 "its heads are {} wide, and GroupQueryAttention takes multiples of {HEAD_MULTIPLE}",
                 model.head_dim
             );
-            return Err(Error::unsupported(
-                self.source.checkpoint.dir(),
-                what,
-                "export it without --profile",
-            ));
+            return Err(Error::NotInProfile { path: self.source.checkpoint.dir().to_owned(), what });
         }
         let mut rotations: Vec<(RotaryConfig, Rotation)> = Vec::new();
         for config in model.layers().iter().filter_map(|layer| layer.rotary.as_ref()) {
@@ -191,11 +187,10 @@ impl Builder<'_> {
             let Some(RotaryFrequencies { frequencies, long: None, scale }) =
                 config.frequencies(model.head_dim)
             else {
-                return Err(Error::unsupported(
-                    self.source.checkpoint.dir(),
-                    "its rotary embedding is scaled by the length of the sequence, which GroupQueryAttention does not compute",
-                    "export it without --profile, or with --format hf",
-                ));
+                let what = "its rotary embedding is scaled by the length of the sequence, which GroupQueryAttention does \
+                            not compute";
+                let path = self.source.checkpoint.dir().to_owned();
+                return Err(Error::NotInProfile { path, what: what.to_owned() });
             };
             let (pairs, positions) = (frequencies.len(), model.max_position_embeddings);
             let path = format!("rotary.{}", rotations.len());

@@ -102,7 +102,7 @@ fn compare_codes(root: &Path) -> (usize, String) {
             let error = hf::import_to(&dir, &out, false).unwrap_err().to_string();
             let described = report.tensors[0].strip_prefix("14 layers of ").unwrap();
             let described = described.split_once(':').unwrap().0;
-            for part in ["model.safetensors", "layer model.layers.0.", described, reason, "--dequantize"] {
+            for part in ["model.safetensors", "layer model.layers.0.", described, reason, "`dequantize`"] {
                 assert!(error.contains(part), "{name}: {error}");
             }
             table += &format!("| {described}{order} | refused; floats with `--dequantize` |\n");
@@ -166,7 +166,9 @@ fn compare_codes(root: &Path) -> (usize, String) {
                 let dynamic = Checkpoint::open(result.unwrap().path).unwrap();
                 assert_eq!(dynamic.metadata().unwrap().quantization_type, QuantizationType::Dynamic);
             }
-            _ => assert!(result.unwrap_err().to_string().contains("leave --type out"), "{name}"),
+            _ => {
+                assert!(result.unwrap_err().to_string().contains("leave the option `dynamic` out"), "{name}")
+            }
         }
     }
     println!("{compared} layers are as they were packed");
@@ -213,7 +215,7 @@ fn quantized_checkpoints_that_contradict_themselves_are_refused() {
             "ct-8-dynamic",
             "\"strategy\": \"token\"",
             "\"strategy\": \"group\"",
-            &["inputs", "per group", "--dequantize"],
+            &["inputs", "per group", "`dequantize`"],
         ),
         (
             "ct-8-dynamic",
@@ -228,7 +230,7 @@ fn quantized_checkpoints_that_contradict_themselves_are_refused() {
             "ct-8-dynamic",
             "\"output_activations\": null",
             "\"output_activations\": {}",
-            &["outputs", "--dequantize"],
+            &["outputs", "`dequantize`"],
         ),
         ("ct-4-packed", "\"num_bits\": 4", "\"num_bits\": 8", &["weight_shape"]),
         ("ct-4-affine", "\"group_size\": 16", "\"group_size\": 24", &["groups"]),
@@ -249,7 +251,7 @@ fn quantized_checkpoints_that_contradict_themselves_are_refused() {
     if let Some(models) = shared_dir("models") {
         let options = ImportOptions { dequantize: true, ..ImportOptions::default() };
         let error = hf::import_with(models.join("tiny-llama"), &out, &options).unwrap_err().to_string();
-        assert!(error.contains("--dequantize") && error.contains("leave"), "{error}");
+        assert!(error.contains("`dequantize`") && error.contains("leave"), "{error}");
     }
 }
 

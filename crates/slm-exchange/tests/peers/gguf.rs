@@ -27,7 +27,7 @@ fn to_gguf(checkpoint: &Path, out: &Path, strict: bool) -> Result<ExportReport, 
 }
 
 fn from_gguf(file: &Path, out: &Path) -> Checkpoint {
-    let options = ImportOptions { dequantize: false, dynamic: false, overwrite: false };
+    let options = ImportOptions::default();
     Checkpoint::open(import_gguf(file, out, &options).unwrap().path).unwrap()
 }
 

@@ -289,7 +289,7 @@ fn llama_cpp_computes_the_same_of_a_real_model() {
         pairs += &format!("{}\t{}\n", checkpoint.dir().display(), file.display());
         // An import of Q4_1 dequantizes the offsets.
         let Some(metadata) = checkpoint.metadata().filter(|_| !file.ends_with("Q4_1.gguf")) else { continue };
-        let options = ImportOptions { dequantize: false, dynamic: false, overwrite: true };
+        let options = ImportOptions { overwrite: true, ..ImportOptions::default() };
         let back = Checkpoint::open(import_gguf(file, &work.join("back"), &options).unwrap().path).unwrap();
         for layer in &metadata.layers {
             let (ours, _) = checkpoint.read_quantized(&layer.name).unwrap().unwrap();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::tensors::PositionedFile;
-use crate::{Error, Result, json};
+use crate::{Error, Result, StopFlag, json};
 
 pub use hash::{Hasher, sha256, sha256_of, sha256_of_file};
 pub use record::{FileRecord, Parts};
@@ -16,6 +16,14 @@ pub use stored::records;
 
 /// Name of the manifest in a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
+
+/// Returns `true` if `dir` has a manifest, of any version, and `path` is the manifest or has the name of a file in it.
+pub(crate) fn lists(dir: &Path, path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let Ok(Some(bytes)) = json::read_optional(&dir.join(MANIFEST), json::SMALL) else { return false };
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    manifest["files"].as_object().is_some_and(|files| name == MANIFEST || files.contains_key(name))
+}
 
 /// Kind of a directory with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,14 +45,14 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Describes the files `names` in `dir`, which contains a `kind`.
+    /// Describes the files `names` in `dir`, which contains a `kind`, unless `stop` is set.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn of(dir: &Path, kind: Kind, names: &[String]) -> Result<Self> {
+    /// [`Error::Io`], [`Error::Stopped`].
+    pub fn of(dir: &Path, kind: Kind, names: &[String], stop: &StopFlag) -> Result<Self> {
         let mut files = BTreeMap::new();
         for name in names {
-            files.insert(name.clone(), FileRecord::of_path(&dir.join(name))?);
+            files.insert(name.clone(), FileRecord::of_path(&dir.join(name), stop)?);
         }
         Ok(Self { kind, files })
     }
@@ -157,7 +165,7 @@ mod tests {
             std::fs::write(dir.join(&name), bytes).unwrap();
             names.push(name);
         }
-        let manifest = Manifest::of(dir, Kind::Module, &names).unwrap();
+        let manifest = Manifest::of(dir, Kind::Module, &names, &StopFlag::NEVER).unwrap();
         let stored = manifest.to_bytes(dir).unwrap();
         assert_eq!(Manifest::parse(dir, &stored).unwrap(), manifest);
         let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
@@ -194,7 +202,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path();
         std::fs::write(dir.join("a"), "content").unwrap();
-        let bytes = Manifest::of(dir, Kind::Module, &["a".to_owned()]).unwrap().to_bytes(dir).unwrap();
+        let bytes = Manifest::of(dir, Kind::Module, &["a".to_owned()], &StopFlag::NEVER)
+            .unwrap()
+            .to_bytes(dir)
+            .unwrap();
         let mut changed: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         changed["files"]["a"]["sha256"] = sha256(b"other").into();
         let changed = serde_json::to_vec(&changed).unwrap();

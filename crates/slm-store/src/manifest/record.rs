@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::hash::{self, Hasher, sha256_of};
 use crate::tensors::PositionedFile;
-use crate::{Error, Result};
+use crate::{Error, Result, StopFlag};
 
 /// Size in bytes of the parts of a file with their own checksums, which all processors verify in parallel. A smaller
 /// file has one part.
@@ -44,9 +44,10 @@ pub(super) enum Algorithm {
 }
 
 impl FileRecord {
-    /// Describes the file `path`.
-    pub(super) fn of_path(path: &Path) -> Result<Self> {
-        let file = PositionedFile::new(File::open(path).map_err(Error::io(path, "open"))?);
+    /// Describes the file `path`, unless `stop` is set.
+    pub(super) fn of_path(path: &Path, stop: &StopFlag) -> Result<Self> {
+        let mut file = PositionedFile::new(File::open(path).map_err(Error::io(path, "open"))?);
+        file.stop_at(stop.clone());
         let size = file.size().map_err(Error::io(path, "read the size"))?;
         let (sha256, checksums) =
             rayon::join(|| sha256_of(path, &file), || Checksums::blake3_of(path, &file, size));

@@ -13,7 +13,7 @@ use super::{CONFIG, LoadOptions, MODULES, SaveOptions, dtype};
 use crate::manifest::{Kind, MANIFEST, Manifest, is_plain_name};
 use crate::{
     Error, LayerMetadata, Lineage, METADATA, MetadataBuilder, OutputDir, QuantizationMetadata,
-    QuantizationMode, Result, SkippedLayer, TensorFileWriter, WEIGHTS, WeightError, json, layer,
+    QuantizationMode, Result, SkippedLayer, StopFlag, TensorFileWriter, WEIGHTS, WeightError, json, layer,
 };
 
 /// Saves `module` in the directory `dir`, and returns the path of the directory.
@@ -59,7 +59,7 @@ pub fn save_module<M: Module + NamedLinears>(
         json::write_new(&path, bytes)?;
         files.push((*name).to_owned());
     }
-    let manifest = Manifest::of(dir, Kind::Module, &files)?;
+    let manifest = Manifest::of(dir, Kind::Module, &files, &StopFlag::NEVER)?;
     json::write_new(&dir.join(MANIFEST), &manifest.to_bytes(dir)?)?;
     // Reads the module back. The checksums were just computed from the files.
     Source::open(dir, &LoadOptions { verify: false })?.check(module)?;

@@ -4,10 +4,16 @@ use std::fs::File;
 use std::io;
 use std::time::SystemTime;
 
+use crate::StopFlag;
+
+/// Bytes read between two checks of the stop flag.
+const PIECE_BYTES: usize = 16 << 20;
+
 /// A file that is read by position. It does not use a cursor, so threads can share it.
 #[derive(Debug)]
 pub struct PositionedFile {
     file: File,
+    stop: StopFlag,
     /// Lock for setting and using the cursor, on systems without positioned reads.
     #[cfg(not(unix))]
     cursor: std::sync::Mutex<()>,
@@ -18,9 +24,20 @@ impl PositionedFile {
     pub fn new(file: File) -> Self {
         Self {
             file,
+            stop: StopFlag::NEVER,
             #[cfg(not(unix))]
             cursor: std::sync::Mutex::new(()),
         }
+    }
+
+    /// Makes all further reads fail once `stop` is set.
+    pub fn stop_at(&mut self, stop: StopFlag) {
+        self.stop = stop;
+    }
+
+    /// Flag that stops its reads.
+    pub fn stop(&self) -> &StopFlag {
+        &self.stop
     }
 
     /// Current size in bytes.
@@ -34,18 +51,25 @@ impl PositionedFile {
     }
 
     /// Fills `buffer` from the byte offset `offset`.
-    #[cfg(unix)]
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+        for (index, piece) in buffer.chunks_mut(PIECE_BYTES).enumerate() {
+            self.stop.check_io()?;
+            self.read_piece(piece, offset + (index * PIECE_BYTES) as u64)?;
+        }
+        Ok(())
     }
 
-    /// Fills `buffer` from the byte offset `offset`.
+    #[cfg(unix)]
+    fn read_piece(&self, piece: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, piece, offset)
+    }
+
     #[cfg(not(unix))]
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_piece(&self, piece: &mut [u8], offset: u64) -> io::Result<()> {
         use std::io::{Read, Seek, SeekFrom};
         // A panic elsewhere can only leave a wrong cursor, which is set here.
         let _cursor = self.cursor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         (&self.file).seek(SeekFrom::Start(offset))?;
-        (&self.file).read_exact(buffer)
+        (&self.file).read_exact(piece)
     }
 }

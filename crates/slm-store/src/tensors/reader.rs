@@ -18,7 +18,7 @@ use super::header::{self, LENGTH_BYTES, MAX_HEADER_BYTES};
 use super::{Destination, PositionedFile, burnpack, streaming};
 use crate::layer::names;
 use crate::manifest::{FileRecord, sha256_of};
-use crate::{Error, Result};
+use crate::{Error, Result, StopFlag};
 
 /// Number of bytes read at once while converting, so that only one copy of a tensor is in memory.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -204,6 +204,16 @@ impl TensorFile {
                 Error::Layer { path, layer: names::layer_of_codes(tensor).to_owned(), source }
             }
         }
+    }
+
+    /// Makes all further reads fail once `stop` is set.
+    pub fn stop_at(&mut self, stop: StopFlag) {
+        self.file.stop_at(stop);
+    }
+
+    /// Flag that stops its reads.
+    pub fn stop(&self) -> &StopFlag {
+        self.file.stop()
     }
 
     /// Rejects a file that was modified since it was opened. Replacing the file by another does not count.
@@ -431,7 +441,7 @@ impl TensorFile {
                 expected: self.size,
                 found: self.file.size().unwrap_or(offset),
             },
-            _ => Error::Io { path: self.path.clone(), action: "read", source },
+            _ => Error::io(&self.path, "read")(source),
         })
     }
 }

@@ -14,8 +14,8 @@ use safetensors::Dtype;
 
 use super::impostor;
 use crate::{Error, Result};
-use slm_store::Error as StoreError;
 use slm_store::tensors::{first_not_finite, to_f32};
+use slm_store::{Error as StoreError, StopFlag};
 
 /// Remedy for a pickle that is not supported.
 const CONVERT: &str = "convert the model to safetensors: load it with transformers, and save it with \
@@ -27,6 +27,7 @@ pub(crate) struct PickleFile {
     tensors: HashMap<String, Tensor>,
     /// Sorted names of the tensors.
     names: Vec<String>,
+    stop: StopFlag,
 }
 
 impl std::fmt::Debug for PickleFile {
@@ -75,7 +76,12 @@ impl PickleFile {
         }
         let mut names: Vec<String> = tensors.keys().cloned().collect();
         names.sort_unstable();
-        Ok(Self { path: path.to_owned(), tensors, names })
+        Ok(Self { path: path.to_owned(), tensors, names, stop: StopFlag::NEVER })
+    }
+
+    /// Makes all further reads fail once `stop` is set.
+    pub(crate) fn stop_at(&mut self, stop: StopFlag) {
+        self.stop = stop;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -162,6 +168,7 @@ impl PickleFile {
     }
 
     pub(crate) fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.stop.check()?;
         self.tensor(name)?.read().map_err(Error::io(&self.path, "read"))
     }
 

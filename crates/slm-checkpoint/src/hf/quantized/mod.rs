@@ -14,7 +14,7 @@ mod grouping;
 mod targets;
 mod words;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
@@ -223,7 +223,7 @@ impl Layer {
 
     /// Returns the error for codes for which slm has no scheme.
     fn no_scheme(&self, weights: &Weights, why: &str) -> Error {
-        self.refused(weights, why, "import it with --dequantize, which makes floats of all weights")
+        Error::NeedsDequantizing { path: self.path(weights), problem: self.problem(why) }
     }
 
     /// Returns the error for contradictory tensors.
@@ -232,13 +232,22 @@ impl Layer {
     }
 
     fn refused(&self, weights: &Weights, problem: &str, remedy: &str) -> Error {
-        let path =
-            self.parts.iter().find_map(|part| weights.file_of(part)).map_or(weights.path(), WeightFile::path);
         Error::Unusable {
-            path: path.to_owned(),
-            problem: format!("layer {} ({}): {problem}", self.module, self.description()),
+            path: self.path(weights),
+            problem: self.problem(problem),
             remedy: remedy.to_owned(),
         }
+    }
+
+    /// Returns the file with the layer.
+    fn path(&self, weights: &Weights) -> PathBuf {
+        let file = self.parts.iter().find_map(|part| weights.file_of(part));
+        file.map_or(weights.path(), WeightFile::path).to_owned()
+    }
+
+    /// Returns a description of a problem with the layer.
+    fn problem(&self, problem: &str) -> String {
+        format!("layer {} ({}): {problem}", self.module, self.description())
     }
 }
 

@@ -37,7 +37,7 @@ impl RunInputs {
             }
             (Some(checkpoint), None) => {
                 // A checkpoint that cannot be opened is reported first.
-                Checkpoint::open_to_load(checkpoint, &OpenOptions { verify: false })?;
+                Checkpoint::open_to_load(checkpoint, &OpenOptions::UNVERIFIED)?;
                 return Err(Error::Usage(needs_text_because(&config)));
             }
             (None, calibration) => {
