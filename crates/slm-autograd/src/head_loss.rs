@@ -97,8 +97,6 @@ fn forward_as<B: HostBackend, E: Element>(
         }
     }
     head.give_back();
-    back.into_iter().for_each(Packed::give_back);
-    target.give_back();
     // Summed in order, so that the number of threads changes nothing.
     let mean = losses.iter().sum::<f64>() / losses.len() as f64;
     let by_x = by_x.map(|values| B::from_values(values, &[rows, width]));
@@ -127,13 +125,6 @@ impl<'a, B: HostBackend, E: Element> Prepared<'a, B, E> {
                 let [classes, width] = [0, 1].map(|at| dims(&weight)[at]);
                 Self::Teacher(x, pack(Matrix::new(B::values(&weight), classes, width).transpose(), false))
             }
-        }
-    }
-
-    /// Keeps the memory of the packed weight.
-    fn give_back(self) {
-        if let Self::Teacher(_, weight) = self {
-            weight.give_back();
         }
     }
 

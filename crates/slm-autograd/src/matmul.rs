@@ -23,34 +23,23 @@ const SERIAL: usize = 1 << 17;
 
 thread_local! {
     static SCRATCH: RefCell<MatmulScratch> = RefCell::default();
-    static PACKED: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-    static PACKED_BF16: RefCell<Vec<Vec<Bf16Pair>>> = const { RefCell::new(Vec::new()) };
+    static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_BF16: RefCell<Vec<Bf16Pair>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An element of packed matrices, with memory that a thread keeps from product to product: as many arrays as it has had packed
-/// matrices at a time.
+/// An element of packed matrices, with memory that a thread keeps from product to product.
 pub(crate) trait Element: PanelElement {
-    fn memory() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>>;
-
-    /// The smallest free array with `size` elements; without one, the largest, or a new one.
-    fn take(size: usize) -> Vec<Self> {
-        Self::memory().with_borrow_mut(|free| {
-            let sizes = free.iter().enumerate().map(|(at, array)| (at, array.len()));
-            let fitting = sizes.clone().filter(|(_, len)| *len >= size).min_by_key(|(_, len)| *len);
-            let best = fitting.or_else(|| sizes.max_by_key(|(_, len)| *len));
-            best.map(|(at, _)| free.swap_remove(at)).unwrap_or_default()
-        })
-    }
+    fn memory() -> &'static LocalKey<RefCell<Vec<Self>>>;
 }
 
 impl Element for f32 {
-    fn memory() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>> {
+    fn memory() -> &'static LocalKey<RefCell<Vec<Self>>> {
         &PACKED
     }
 }
 
 impl Element for Bf16Pair {
-    fn memory() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>> {
+    fn memory() -> &'static LocalKey<RefCell<Vec<Self>>> {
         &PACKED_BF16
     }
 }
@@ -65,9 +54,9 @@ pub(crate) struct Packed<E: Element> {
 /// Packs all panels of `b`: on this thread if `serial`, otherwise on all threads.
 pub(crate) fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
     // Taken out, not borrowed: while this thread waits, it may begin another product.
+    let mut memory = E::memory().take();
     let panel_size = E::count(b.rows()) * PANEL_COLUMNS;
     let size = b.panels() * panel_size;
-    let mut memory = E::take(size);
     if memory.len() < size {
         memory.resize(size, E::default());
     }
@@ -95,7 +84,7 @@ impl<E: Element> Packed<E> {
 
     /// Keeps the memory for the next matrix of this thread.
     pub(crate) fn give_back(self) {
-        E::memory().with_borrow_mut(|free| free.push(self.memory));
+        E::memory().set(self.memory);
     }
 
     /// Computes `out = a b` for the packed `b`, or adds it to `out`. On this thread if `serial`, otherwise on all threads.

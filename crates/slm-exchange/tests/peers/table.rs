@@ -23,7 +23,7 @@ const SCHEMES: [(&str, QuantizationType); 8] = [
     ("int8:tensor:f16", QuantizationType::Static),
 ];
 
-/// Describes how an export that --strict refuses preserves the tensors. If a tensor of a model is worse than the others,
+/// Describes how an export that `strict` refuses preserves the tensors. If a tensor of a model is worse than the others,
 /// the result describes the majority. `reasons` collects the texts of the footnotes.
 fn word(report: &ExportReport, reasons: &mut Vec<String>) -> String {
     let mut words: Vec<(String, f64, usize)> = Vec::new();
