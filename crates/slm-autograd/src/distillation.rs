@@ -6,6 +6,7 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 
 use crate::host::{HostBackend, dims};
+use crate::loss::{mean, scaled};
 use crate::parallel;
 
 /// The mean divergence, `[1]`, and its gradient with respect to each row, not yet divided by the number of rows, in the
@@ -20,9 +21,7 @@ pub(crate) fn forward<B: HostBackend>(
     let count = values.len();
     let rows = values.chunks_exact_mut(classes).zip(B::owned_mut(&mut teacher).chunks_exact_mut(classes));
     let losses = parallel::map(count, rows, |(logits, teacher)| slm_cpu_ops::distillation(logits, teacher));
-    // Summed in order, so that the number of threads changes nothing.
-    let mean = losses.iter().sum::<f64>() / losses.len() as f64;
-    (B::from_values(vec![mean as f32], &[1]), logits)
+    (mean::<B>(&losses), logits)
 }
 
 /// State: the gradient with respect to each row.
@@ -34,14 +33,10 @@ impl<B: HostBackend> Backward<B, 1> for DistillationBackward {
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
-        let mut gradient = B::own(ops.state);
-        let dims = dims(&gradient);
-        let factor = B::values(&grad)[0] / dims[0] as f32;
-        let rows = B::owned_mut(&mut gradient).chunks_exact_mut(dims[1]);
-        parallel::for_each(dims[0] * dims[1], rows, |row| slm_cpu_ops::scale(row, factor));
+        let factor = B::values(&grad)[0] / dims(&ops.state)[0] as f32;
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<B>(parent.id, gradient);
+            grads.register::<B>(parent.id, scaled::<B>(ops.state, factor));
         }
     }
 }

@@ -9,14 +9,15 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use slm_cpu_ops::{Bf16Pair, Matrix};
-use slm_runtime::advise_huge_pages;
+use slm_runtime::zeros_on_huge_pages as zeros;
 
 use crate::host::{HostBackend, dims};
+use crate::loss::{mean, scaled};
 use crate::matmul::{Element, Packed, pack};
 use crate::parallel;
 use crate::precision::Precision;
 
-/// How a head is computed.
+/// Settings for the computation of a head.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadOptions {
     /// Maximum number of rows whose outputs exist at a time, at least 1.
@@ -30,7 +31,7 @@ pub(crate) struct HeadOptions {
 /// The gradients with respect to input and weight.
 type Gradient<B> = [Option<FloatTensor<B>>; 2];
 
-/// What outputs are compared with.
+/// The target that outputs are compared with.
 pub(crate) enum Target<'a, B: HostBackend> {
     /// The index of the right output of each row.
     Classes(&'a [u32]),
@@ -97,18 +98,9 @@ fn forward_as<B: HostBackend, E: Element>(
         }
     }
     head.give_back();
-    // Summed in order, so that the number of threads changes nothing.
-    let mean = losses.iter().sum::<f64>() / losses.len() as f64;
     let by_x = by_x.map(|values| B::from_values(values, &[rows, width]));
     let by_weight = by_weight.map(|values| B::from_values(values, &[classes, width]));
-    (B::from_values(vec![mean as f32], &[1]), [by_x, by_weight])
-}
-
-/// Memory on large pages, if the system has them: it is new in every step, and has many pages.
-fn zeros(count: usize) -> Vec<f32> {
-    let mut values = vec![0.0; count];
-    advise_huge_pages(&mut values);
-    values
+    (mean::<B>(&losses), [by_x, by_weight])
 }
 
 /// A target whose weight is packed.
@@ -179,15 +171,4 @@ impl<B: HostBackend> Backward<B, 2> for HeadLossBackward {
             }
         }
     }
-}
-
-fn scaled<B: HostBackend>(tensor: FloatTensor<B>, factor: f32) -> FloatTensor<B> {
-    if factor == 1.0 {
-        return tensor;
-    }
-    let mut tensor = B::own(tensor);
-    let width = dims(&tensor)[1];
-    let values = B::owned_mut(&mut tensor);
-    parallel::for_each(values.len(), values.chunks_mut(width), |row| slm_cpu_ops::scale(row, factor));
-    tensor
 }

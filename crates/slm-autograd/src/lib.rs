@@ -96,8 +96,7 @@ pub fn linear_or_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// # Panics
 /// When the widths differ.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    let ([_, width], [_, expected]) = (x.dims(), weight.dims());
-    assert_eq!(width, expected, "linear: input of width {width} into a weight of width {expected}");
+    check_product("linear", &x, &weight);
     Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch(), Precision::current()))
 }
 
@@ -182,9 +181,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: AttentionOpt
 /// When there is no row, or a target is missing or out of range.
 pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let [rows, classes] = logits.dims();
-    assert!(rows == targets.len() && rows > 0, "cross_entropy: {} targets for {rows} rows", targets.len());
-    let known = targets.iter().all(|&target| (target as usize) < classes);
-    assert!(known, "cross_entropy: a target is not below {classes}");
+    check_targets("cross_entropy", targets, rows, classes);
     Tensor::from_dispatch(Dispatch::cross_entropy(logits.into_dispatch(), Arc::from(targets)))
 }
 
@@ -215,10 +212,8 @@ pub fn distillation(logits: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
 /// # Panics
 /// When shapes do not fit, there is no row, or a target is missing or out of range.
 pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[u32], rows: usize) -> Tensor<1> {
-    let [count, classes] = check_head("linear_cross_entropy", &x, &weight);
-    assert!(count == targets.len(), "linear_cross_entropy: {} targets for {count} rows", targets.len());
-    let known = targets.iter().all(|&target| (target as usize) < classes);
-    assert!(known, "linear_cross_entropy: a target is not below {classes}");
+    let [count, classes] = check_product("linear_cross_entropy", &x, &weight);
+    check_targets("linear_cross_entropy", targets, count, classes);
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::linear_cross_entropy(x, weight, Arc::from(targets), head_options(rows)))
 }
@@ -240,10 +235,10 @@ pub fn linear_distillation(
     teacher: [Tensor<2>; 2],
     rows: usize,
 ) -> Tensor<1> {
-    let shape = check_head("linear_distillation", &x, &weight);
+    let shape = check_product("linear_distillation", &x, &weight);
     let [teacher_x, teacher_weight] = teacher;
-    let expected = check_head("linear_distillation", &teacher_x, &teacher_weight);
-    assert!(shape == expected, "linear_distillation: outputs {shape:?} and {expected:?}");
+    let expected = check_product("linear_distillation", &teacher_x, &teacher_weight);
+    assert!(shape == expected && shape[0] > 0, "linear_distillation: outputs {shape:?} and {expected:?}");
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     let (teacher_x, teacher_weight) = (teacher_x.into_dispatch(), teacher_weight.into_dispatch());
     let options = head_options(rows);
@@ -287,12 +282,17 @@ pub fn sum_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::sum_squares(x.into_dispatch()))
 }
 
-/// Checks the operands of a head, and returns its numbers of rows and of outputs.
-fn check_head(what: &str, x: &Tensor<2>, weight: &Tensor<2>) -> [usize; 2] {
-    let ([rows, width], [classes, expected]) = (x.dims(), weight.dims());
+/// Checks the operands of `x weight^T`, and returns its shape.
+fn check_product(what: &str, x: &Tensor<2>, weight: &Tensor<2>) -> [usize; 2] {
+    let ([rows, width], [out_features, expected]) = (x.dims(), weight.dims());
     assert_eq!(width, expected, "{what}: input of width {width} into a weight of width {expected}");
-    assert!(rows > 0, "{what}: no rows");
-    [rows, classes]
+    [rows, out_features]
+}
+
+fn check_targets(what: &str, targets: &[u32], rows: usize, classes: usize) {
+    assert!(rows == targets.len() && rows > 0, "{what}: {} targets for {rows} rows", targets.len());
+    let known = targets.iter().all(|&target| (target as usize) < classes);
+    assert!(known, "{what}: a target is not below {classes}");
 }
 
 fn check_width<const D: usize>(what: &str, x: &Tensor<D>, weight: &Tensor<1>) {

@@ -21,9 +21,25 @@ pub(crate) fn forward<B: HostBackend>(
     let losses = parallel::map(classes * targets.len(), rows, |(row, &target)| {
         slm_cpu_ops::cross_entropy(row, target as usize)
     });
-    // Summed in order, so that the number of threads changes nothing.
+    (mean::<B>(&losses), logits)
+}
+
+/// The mean of the losses of all rows, `[1]`. They are summed in order, so that the number of threads changes nothing.
+pub(crate) fn mean<B: HostBackend>(losses: &[f64]) -> FloatTensor<B> {
     let mean = losses.iter().sum::<f64>() / losses.len() as f64;
-    (B::from_values(vec![mean as f32], &[1]), logits)
+    B::from_values(vec![mean as f32], &[1])
+}
+
+/// A gradient `[rows, width]`, multiplied by `factor`, in its own memory if nothing else holds it.
+pub(crate) fn scaled<B: HostBackend>(gradient: FloatTensor<B>, factor: f32) -> FloatTensor<B> {
+    if factor == 1.0 {
+        return gradient;
+    }
+    let mut gradient = B::own(gradient);
+    let dims = dims(&gradient);
+    let rows = B::owned_mut(&mut gradient).chunks_exact_mut(dims[1]);
+    parallel::for_each(dims[0] * dims[1], rows, |row| slm_cpu_ops::scale(row, factor));
+    gradient
 }
 
 /// State: the softmax, whose memory the gradient reuses, and the targets.

@@ -226,11 +226,7 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         targets: Arc<[u32]>,
         options: HeadOptions,
     ) -> FloatTensor<Self> {
-        let options = HeadOptions { wanted: [x.is_tracked(), weight.is_tracked()], ..options };
-        let nodes = [x.node(), weight.node()];
-        let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
-        let (loss, gradient) = head_loss::forward::<B>(&x, weight, Target::Classes(&targets), options);
-        record!(C, HeadLossBackward, nodes, loss, gradient)
+        head_loss_with_gradients::<B, C>(x, weight, Target::Classes(&targets), options)
     }
 
     fn linear_distillation(
@@ -240,13 +236,21 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         teacher_weight: FloatTensor<Self>,
         options: HeadOptions,
     ) -> FloatTensor<Self> {
-        let options = HeadOptions { wanted: [x.is_tracked(), weight.is_tracked()], ..options };
-        let nodes = [x.node(), weight.node()];
-        let inputs = [x, weight, teacher_x, teacher_weight];
-        let [x, weight, teacher_x, teacher_weight] =
-            inputs.map(|tensor| B::contiguous(tensor.into_primitive()));
-        let target = Target::Teacher(teacher_x, teacher_weight);
-        let (loss, gradient) = head_loss::forward::<B>(&x, weight, target, options);
-        record!(C, HeadLossBackward, nodes, loss, gradient)
+        let [teacher_x, teacher_weight] =
+            [teacher_x, teacher_weight].map(|tensor| B::contiguous(tensor.into_primitive()));
+        head_loss_with_gradients::<B, C>(x, weight, Target::Teacher(teacher_x, teacher_weight), options)
     }
+}
+
+fn head_loss_with_gradients<B: HostBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: FloatTensor<Autodiff<B, C>>,
+    target: Target<'_, B>,
+    options: HeadOptions,
+) -> FloatTensor<Autodiff<B, C>> {
+    let options = HeadOptions { wanted: [x.is_tracked(), weight.is_tracked()], ..options };
+    let nodes = [x.node(), weight.node()];
+    let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
+    let (loss, gradient) = head_loss::forward::<B>(&x, weight, target, options);
+    record!(C, HeadLossBackward, nodes, loss, gradient)
 }

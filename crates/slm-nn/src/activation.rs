@@ -78,6 +78,11 @@ impl InputRanges {
         self.quant
     }
 
+    /// Returns `true` if inputs are not quantized.
+    pub(crate) fn is_float(&self) -> bool {
+        self.quant == FakeQuantizedInput::Fixed(ActivationQuant::Float)
+    }
+
     /// Bounds observed so far, read back if they are on a device.
     pub(crate) fn bounds(&self) -> Option<(f32, f32)> {
         match self.lock().clone() {
@@ -104,7 +109,7 @@ impl InputRanges {
     /// Rounds `x`, or returns it unchanged if the stage or the settings say so. An error gives NaN and is reported.
     pub(crate) fn apply(self: &Arc<Self>, x: Tensor<2>, errors: &Reporter) -> Tensor<2> {
         let [rows, cols] = x.dims();
-        if rows == 0 || cols == 0 || self.quant == FakeQuantizedInput::Fixed(ActivationQuant::Float) {
+        if rows == 0 || cols == 0 || self.is_float() {
             return x;
         }
         let observing = self.stage.get() == QatStage::Observe;

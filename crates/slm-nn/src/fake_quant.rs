@@ -161,7 +161,7 @@ impl FakeQuantizedWeight {
 
     /// Returns `true` if the input is not quantized.
     pub(crate) fn has_float_input(&self) -> bool {
-        self.input.quant() == FakeQuantizedInput::Fixed(ActivationQuant::Float)
+        self.input.is_float()
     }
 
     /// Returns `true` if ranges of the weight or the input are moving averages over training batches.

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use slm_autograd::HostHalves;
 use slm_kernels::FloatValues;
-use slm_runtime::advise_huge_pages;
+use slm_runtime::zeros_on_huge_pages;
 
 use crate::{Result, on_cpu, to_vec_f32};
 
@@ -32,8 +32,7 @@ pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 /// The values of `halves`, converted on all threads.
 fn wide<T: Copy + Sync>(halves: &[T], convert: impl Fn(&[T], &mut [f32]) + Sync) -> Vec<f32> {
-    let mut values = vec![0.0; halves.len()];
-    advise_huge_pages(&mut values);
+    let mut values = zeros_on_huge_pages(halves.len());
     let chunks = values.par_chunks_mut(CHUNK).zip(halves.par_chunks(CHUNK));
     chunks.for_each(|(values, halves)| convert(halves, values));
     values

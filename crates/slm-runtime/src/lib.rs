@@ -22,7 +22,7 @@ mod steal_queue;
 mod sync;
 mod thread_pool;
 
-pub use advice::advise_huge_pages;
+pub use advice::{advise_huge_pages, zeros_on_huge_pages};
 pub use allocator::keep_freed_memory;
 pub use huge_vec::{HugeVec, Plain};
 #[cfg(not(loom))]

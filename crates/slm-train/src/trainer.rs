@@ -372,6 +372,16 @@ impl Trainer {
             quantization.prepared.set_stage(self.step);
         }
         let passes = options.accumulation_steps;
+        let positions = options.batch_size * options.sequence_length;
+        let model = self.trained();
+        let kept = match options.gradient_checkpointing {
+            true => kept_layers(model, positions, LOGITS),
+            false => model.config().num_layers,
+        };
+        // Ranges of layers that follow the batches move once for each.
+        let at_once = !options.gradient_checkpointing
+            && (positions * model.config().vocab_size <= LOGITS
+                || layer_that_follows_batches(model).is_some());
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::with_capacity(passes);
         for pass in 0..passes {
@@ -392,14 +402,6 @@ impl Trainer {
                 batch_size: options.batch_size,
                 divisor: passes as f64,
             };
-            let kept = match options.gradient_checkpointing {
-                true => kept_layers(self.trained(), batch.inputs.len(), LOGITS),
-                false => self.trained().config().num_layers,
-            };
-            // Ranges of layers that follow the batches move once for each.
-            let at_once = !options.gradient_checkpointing
-                && (batch.inputs.len() * self.trained().config().vocab_size <= LOGITS
-                    || layer_that_follows_batches(self.trained()).is_some());
             losses.push(options.precision.scope(|| match at_once {
                 true => pass.at_once(&mut accumulator, check),
                 false => pass.by_stages(kept, LOGITS, &mut accumulator, check),
@@ -420,7 +422,7 @@ impl Trainer {
             tuning.apply(model, self.step)?;
         }
         self.step = step;
-        let tokens = passes * options.batch_size * options.sequence_length;
+        let tokens = passes * positions;
         Ok(StepReport { step, loss, learning_rate, grad_norm, tokens })
     }
 

@@ -164,7 +164,7 @@ fn import(args: &ImportArgs, is_llama2c: bool, context: &Context) -> Result<Impo
     Ok(report)
 }
 
-/// What the user should know about inputs of quantized layers, which the file leaves float.
+/// A warning about inputs of quantized layers that the file leaves float, if the user should know of them.
 fn warning_of_inputs(
     found: Option<QuantizationType>,
     asked: Option<QuantizationType>,

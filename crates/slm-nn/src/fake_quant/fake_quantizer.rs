@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use slm_quant_core::{QParams, QuantRange, QuantScheme, Quantizer, Result, check_finite, vectorized};
-use slm_runtime::advise_huge_pages;
+use slm_runtime::zeros_on_huge_pages;
 
 /// Number of values that one thread takes at a time, so that small matrices are not split.
 const CHUNK: usize = 1 << 14;
@@ -42,8 +42,7 @@ impl FakeQuantizer {
     /// # Errors
     /// [`slm_quant_core::Error::NotFinite`] for a value or scale that is not finite.
     pub(crate) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let mut y = vec![0.0; x.len()];
-        advise_huge_pages(&mut y);
+        let mut y = zeros_on_huge_pages(x.len());
         self.for_groups(
             x,
             &mut y,

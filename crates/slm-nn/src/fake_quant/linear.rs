@@ -44,10 +44,9 @@ pub(super) fn product<B: HostBackend>(
     let ((m, k), (n, _)) = (dims(x), dims(weight));
     let learned = scales.map(|scales| learned_quantizer::<B>(scales, ranges.scheme, k));
     let precision = Precision::current();
-    let floats = input.quant() == FakeQuantizedInput::Fixed(ActivationQuant::Float);
     let computed = B::with_values(x, |x| {
         B::with_values(weight, |weight| {
-            if floats {
+            if input.is_float() {
                 let of_weight = |weight: &[f32]| -> Result<_> {
                     let quantizer =
                         learned.unwrap_or_else(|| ranges.fake_quantizer(weight, n, k, training))?;
