@@ -82,12 +82,12 @@ pub fn dequantize(kind: TensorKind, bytes: &[u8]) -> Vec<f32> {
 }
 
 /// The f16 at byte `at`.
-pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
+pub(crate) fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
 /// The low nibbles of all bytes, then the high ones.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
+pub(crate) fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().map(|byte| byte & 0x0f).chain(bytes.iter().map(|byte| byte >> 4))
 }
 

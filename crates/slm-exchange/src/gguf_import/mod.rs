@@ -21,7 +21,8 @@ use crate::llama_cpp::{config, tokenizer_json};
 
 /// Imports the GGUF file `path` as a checkpoint in `out`.
 ///
-/// Floats stay floats. Q8_0 and Q4_0 keep their codes and scales. Other types are dequantized.
+/// Floats stay floats. Q8_0 and Q4_0 keep their codes and scales, and so does Q4_1 if the offsets of a tensor are multiples of
+/// its scales, as slm exports them. Other types are dequantized.
 ///
 /// # Errors
 /// [`Error::Damaged`] naming the key or tensor; [`Error::Unsupported`] for an unknown architecture, option or tensor
@@ -51,8 +52,8 @@ pub fn import_gguf(path: &Path, out: &Path, options: &ImportOptions) -> Result<I
                     layers.skip(layer_of(&tensor.name), shape, reason);
                 }
             }
-            StoredForm::Codes(bits) => {
-                let matrix = plan.matrix(&file, tensor, *bits)?;
+            StoredForm::Codes(scheme) => {
+                let matrix = plan.matrix(&file, tensor, *scheme)?;
                 let is_table = tensor.name == EMBED_TOKENS;
                 let name = match is_table {
                     true if model.tie_word_embeddings => LM_HEAD,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use slm_checkpoint::{Layout, TensorType, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, TOKEN_TABLE, expected_tensors};
-use slm_quant_core::{Bits, QuantizedMatrix};
+use slm_quant_core::{QuantScheme, QuantizedMatrix};
 
 use super::codes;
 use crate::gguf::{GgufFile, TensorKind, Value, dequantize};
@@ -34,7 +34,7 @@ pub(super) struct Planned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StoredForm {
     Float,
-    Codes(Bits),
+    Codes(QuantScheme),
 }
 
 /// All tensors of a model.
@@ -52,7 +52,7 @@ impl Plan {
         }
         plan.refuse_others(file)?;
         if !dequantize {
-            plan.choose_codes();
+            plan.choose_codes(file)?;
         }
         Ok(plan)
     }
@@ -139,13 +139,15 @@ impl Plan {
     }
 
     /// Keeps codes for which slm has a scheme.
-    fn choose_codes(&mut self) {
+    fn choose_codes(&mut self, file: &GgufFile) -> Result<()> {
         for tensor in &mut self.tensors {
             let can_be_codes = tensor.is_linear || tensor.name == EMBED_TOKENS;
-            if can_be_codes {
-                tensor.form = codes::bits(tensor.kind).map_or(StoredForm::Float, StoredForm::Codes);
+            let Some(scheme) = codes::scheme(tensor.kind).filter(|_| can_be_codes) else { continue };
+            if scheme.mapping.is_symmetric() || codes::are_codes(tensor.kind, &part(file, tensor)?) {
+                tensor.form = StoredForm::Codes(scheme);
             }
         }
+        Ok(())
     }
 
     /// The layout of the checkpoint.
@@ -157,13 +159,13 @@ impl Plan {
             _ => None,
         });
         for tensor in &self.tensors {
-            if let StoredForm::Codes(bits) = tensor.form {
+            if let StoredForm::Codes(scheme) = tensor.form {
                 let layer = match tensor.name.as_str() {
                     EMBED_TOKENS if model.tie_word_embeddings => LM_HEAD,
                     EMBED_TOKENS => TOKEN_TABLE,
                     name => layer_of(name),
                 };
-                let declared = layout.quantize(layer, codes::scheme(bits), false);
+                let declared = layout.quantize(layer, scheme, false);
                 declared.map_err(|error| Error::damaged(file.path(), &tensor.source, error.to_string()))?;
             }
         }
@@ -179,12 +181,19 @@ impl Plan {
     }
 
     /// The codes and scales of a tensor.
-    pub(super) fn matrix(&self, file: &GgufFile, tensor: &Planned, bits: Bits) -> Result<QuantizedMatrix> {
+    pub(super) fn matrix(
+        &self,
+        file: &GgufFile,
+        tensor: &Planned,
+        scheme: QuantScheme,
+    ) -> Result<QuantizedMatrix> {
         let shape = [tensor.shape[0], tensor.shape[1]];
         let row = |row: usize| tensor.order.as_ref().map_or(row, |order| order[row]);
-        codes::matrix(tensor.kind, &part(file, tensor)?, shape, bits, row).map_err(|error| {
-            Error::damaged(file.path(), format!("tensor {:?}", tensor.source), error.to_string())
-        })
+        let damaged =
+            |problem: String| Error::damaged(file.path(), format!("tensor {:?}", tensor.source), problem);
+        codes::matrix(tensor.kind, &part(file, tensor)?, shape, scheme, row)
+            .map_err(|error| damaged(error.to_string()))?
+            .ok_or_else(|| damaged("changed during the import".to_owned()))
     }
 
     /// A summary of the conversions, one line for each type of tensor.
@@ -192,11 +201,12 @@ impl Plan {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for tensor in &self.tensors {
             let what = match (tensor.form, tensor.kind) {
-                (StoredForm::Codes(bits), kind) => {
-                    format!("{kind}: the same codes and scales, INT{} in groups of 32", {
-                        if bits == Bits::Int4 { 4 } else { 8 }
-                    })
+                (StoredForm::Codes(scheme), kind) if scheme.mapping.is_symmetric() => {
+                    format!("{kind}: the same codes and scales, INT{} in groups of 32", scheme.bits.count())
                 }
+                (StoredForm::Codes(_), kind) => format!(
+                    "{kind}: the same codes and scales, INT4 in groups of 32, with zero points for offsets, all of                      which are multiples of the scale as F16 rounds them"
+                ),
                 (StoredForm::Float, kind) if kind.is_quantized() => {
                     format!("{kind}: dequantized to floats, as ggml computes them")
                 }
