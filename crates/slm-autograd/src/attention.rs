@@ -11,6 +11,8 @@ use slm_cpu_ops::{
     CausalScratch, CausalShape, Rotation, RowStatistics, causal_attention, causal_attention_backward,
 };
 
+use slm_runtime::zeros;
+
 use crate::host::{HostBackend, dims};
 use crate::parallel;
 
@@ -120,7 +122,7 @@ pub(crate) fn forward<B: HostBackend>(
     let size = dims(inputs[0]);
     let plan = Plan::new(&size, options);
     let CausalShape { len, group, .. } = plan.shape;
-    let mut out = vec![0.0; size.iter().product()];
+    let mut out = zeros(size.iter().product());
     let mut statistics = vec![RowStatistics::default(); plan.batch * plan.options.heads * len];
     let widths = plan.widths();
     let [q, k, v]: [Vec<Vec<&[f32]>>; 3] =

@@ -9,7 +9,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use slm_cpu_ops::{Bf16Pair, Matrix};
-use slm_runtime::zeros_on_huge_pages as zeros;
+use slm_runtime::zeros;
 
 use crate::host::{HostBackend, dims};
 use crate::loss::{mean, scaled};
@@ -71,7 +71,7 @@ fn forward_as<B: HostBackend, E: Element>(
     let head = pack::<E>(matrix.transpose(), false);
     let back = by_x_wanted.then(|| pack::<E>(matrix, false));
     drop(weight);
-    let mut by_x = by_x_wanted.then(|| vec![0.0; rows * width]);
+    let mut by_x = by_x_wanted.then(|| zeros(rows * width));
     let mut by_weight = by_weight_wanted.then(|| zeros(classes * width));
     let mut losses = Vec::with_capacity(rows);
     let most = options.rows.clamp(1, rows);

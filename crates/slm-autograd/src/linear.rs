@@ -46,7 +46,5 @@ fn matrix<B: HostBackend>(tensor: &FloatTensor<B>) -> Matrix<'_> {
 }
 
 fn product<B: HostBackend>(precision: Precision, a: Matrix<'_>, b: Matrix<'_>) -> FloatTensor<B> {
-    let mut out = vec![0.0; a.rows() * b.cols()];
-    matmul(precision, a, b, &mut out);
-    B::from_values(out, &[a.rows(), b.cols()])
+    B::from_values(matmul(precision, a, b), &[a.rows(), b.cols()])
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use slm_cpu_ops::{
     Bf16Pair, MatmulScratch, Matrix, PANEL_COLUMNS, PanelElement, TILE_ROWS, matmul_rows, pack_panel,
 };
+use slm_runtime::written_by_parts;
 
 use crate::precision::Precision;
 
@@ -89,66 +90,78 @@ impl<E: Element> Packed<E> {
 
     /// Computes `out = a b` for the packed `b`, or adds it to `out`. On this thread if `serial`, otherwise on all threads.
     pub(crate) fn multiply(&self, a: Matrix<'_>, accumulate: bool, serial: bool, out: &mut [f32]) {
-        let run = |(rows, out): (Range<usize>, &mut [f32])| {
-            let mut scratch = SCRATCH.take();
-            matmul_rows(a, rows, self.elements(), self.columns, accumulate, out, &mut scratch);
-            SCRATCH.set(scratch);
-        };
         if serial {
-            run((0..a.rows(), out));
-        } else {
-            self.tasks(a.rows(), out).into_par_iter().for_each(run);
+            return self.run(a, 0..a.rows(), accumulate, out);
         }
+        let mut rest = out;
+        let part = |rows: Range<usize>| {
+            let part = rest.split_off_mut(..rows.len() * self.columns).unwrap_or_default();
+            (rows, part)
+        };
+        let tasks: Vec<_> = self.tasks(a.rows(), serial).into_iter().map(part).collect();
+        tasks.into_par_iter().for_each(|(rows, out)| self.run(a, rows, accumulate, out));
     }
 
-    /// The rows of each task, and their part of `out`. All threads get as many tasks, and all tasks as many tiles, but for
-    /// one.
-    fn tasks<'o>(&self, rows: usize, out: &'o mut [f32]) -> Vec<(Range<usize>, &'o mut [f32])> {
+    /// Returns `a b` for the packed `b`. On this thread if `serial`, otherwise on all threads.
+    fn product(&self, a: Matrix<'_>, serial: bool) -> Vec<f32> {
+        let tasks = self.tasks(a.rows(), serial);
+        let lens: Vec<usize> = tasks.iter().map(|rows| rows.len() * self.columns).collect();
+        written_by_parts(&lens, |task, out| self.run(a, tasks[task].clone(), false, out)).0
+    }
+
+    /// Computes `rows` of `a b` on this thread.
+    fn run(&self, a: Matrix<'_>, rows: Range<usize>, accumulate: bool, out: &mut [f32]) {
+        let mut scratch = SCRATCH.take();
+        matmul_rows(a, rows, self.elements(), self.columns, accumulate, out, &mut scratch);
+        SCRATCH.set(scratch);
+    }
+
+    /// The rows of each task: one if `serial`, otherwise as many for all threads, and as many tiles in all tasks but one.
+    fn tasks(&self, rows: usize, serial: bool) -> Vec<Range<usize>> {
         let threads = rayon::current_num_threads();
         let (per_thread, most) = match size_of_val(self.elements()) > CACHED {
             true => (1, 2 * MAX_ROWS),
             false => (TASKS_PER_THREAD, MAX_ROWS),
         };
         let tiles = rows.div_ceil(TILE_ROWS);
-        let tasks = rows.div_ceil(most).max(threads * per_thread).next_multiple_of(threads).min(tiles);
-        let (mut parts, mut rest, mut from) = (Vec::with_capacity(tasks), out, 0);
-        for task in 1..=tasks {
-            let end = (task * tiles / tasks * TILE_ROWS).min(rows);
-            let (part, later) = rest.split_at_mut((end - from) * self.columns);
-            parts.push((from..end, part));
-            (rest, from) = (later, end);
-        }
-        parts
+        let tasks = match serial {
+            true => 1,
+            false => rows.div_ceil(most).max(threads * per_thread).next_multiple_of(threads),
+        };
+        let tasks = tasks.min(tiles);
+        let end = |task: usize| (task * tiles / tasks * TILE_ROWS).min(rows);
+        (0..tasks).map(|task| end(task)..end(task + 1)).collect()
     }
 }
 
-/// Computes `out = a b` for matrices in slices, both rounded to `precision`, on all threads of the current rayon pool. The
+/// Returns `a b` for matrices in slices, both rounded to `precision`, computed on all threads of the current rayon pool. The
 /// result is bit-identical for any number of threads.
 ///
 /// # Shapes
 /// - `a`: `[m, k]`
 /// - `b`: `[k, n]`
-/// - `out`: `[m, n]`, row-major
+/// - the result: `[m, n]`, row-major
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul(precision: Precision, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+pub fn matmul(precision: Precision, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     match precision {
-        Precision::F32 => matmul_as::<f32>(a, b, out),
-        Precision::Bf16 => matmul_as::<Bf16Pair>(a, b, out),
+        Precision::F32 => matmul_as::<f32>(a, b),
+        Precision::Bf16 => matmul_as::<Bf16Pair>(a, b),
     }
 }
 
-fn matmul_as<E: Element>(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+fn matmul_as<E: Element>(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     let (rows, depth, columns) = (a.rows(), a.cols(), b.cols());
-    assert!(depth == b.rows() && out.len() == rows * columns, "matmul: shapes do not fit");
-    if out.is_empty() {
-        return;
+    assert!(depth == b.rows(), "matmul: shapes do not fit");
+    if rows * columns == 0 {
+        return Vec::new();
     }
     let serial = rows * depth * columns < SERIAL;
     let packed = pack::<E>(b, serial);
-    packed.multiply(a, false, serial, out);
+    let product = packed.product(a, serial);
     packed.give_back();
+    product
 }
 
 /// Rows and columns of a block of a [Gram matrix](add_gram).

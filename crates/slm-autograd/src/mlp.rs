@@ -22,9 +22,9 @@ pub enum Gelu {
 
 pub(crate) fn swiglu_forward<B: HostBackend>(gate: &FloatTensor<B>, up: &FloatTensor<B>) -> FloatTensor<B> {
     let (values, up) = (B::values(gate), B::values(up));
-    let mut out = vec![0.0; values.len()];
-    let tasks = out.chunks_mut(TASK).zip(values.chunks(TASK).zip(up.chunks(TASK)));
-    parallel::for_each(values.len(), tasks, |(out, (gate, up))| slm_cpu_ops::swiglu_into(gate, up, out));
+    let out = parallel::written(values.len(), TASK, |range, out| {
+        slm_cpu_ops::swiglu_into(&values[range.clone()], &up[range], out);
+    });
     B::from_values(out, &dims(gate))
 }
 

@@ -93,10 +93,9 @@ fn rows<B: HostBackend>(
     normalize: impl Fn(&[f32], &mut [f32]) + Sync,
 ) -> FloatTensor<B> {
     let values = B::values(x);
-    let mut out = vec![0.0; values.len()];
-    let task = task_size(width);
-    parallel::for_each(values.len(), out.chunks_mut(task).zip(values.chunks(task)), |(out, x)| {
-        out.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(|(out, x)| normalize(x, out));
+    let out = parallel::written(values.len(), task_size(width), |range, out| {
+        let rows = out.chunks_exact_mut(width).zip(values[range].chunks_exact(width));
+        rows.for_each(|(out, x)| normalize(x, out));
     });
     B::from_values(out, &dims(x))
 }

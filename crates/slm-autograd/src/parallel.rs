@@ -1,6 +1,9 @@
 //! Parallel loops that run small amounts of work on the calling thread.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
+use slm_runtime::{equal_parts, written_by_parts};
 
 /// Maximum number of values of a serial pass: it takes ten microseconds or less, too little to wake another thread.
 const FEW: usize = 1 << 14;
@@ -12,6 +15,17 @@ pub(crate) fn for_each<T: Send>(work: usize, items: impl Iterator<Item = T>, f: 
     } else {
         items.collect::<Vec<_>>().into_par_iter().for_each(f);
     }
+}
+
+/// A vector of `count` values: zeros that `write` got in tasks of `task` values, with the range of each task.
+pub(crate) fn written(
+    count: usize,
+    task: usize,
+    write: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let task = if count <= FEW { count } else { task };
+    let write = |index: usize, part: &mut [f32]| write(index * task..index * task + part.len(), part);
+    written_by_parts(&equal_parts(count, task), write).0
 }
 
 /// Applies `f` to every item, in parallel, and returns the results in order.

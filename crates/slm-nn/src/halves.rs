@@ -3,10 +3,9 @@
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 use slm_autograd::HostHalves;
 use slm_kernels::FloatValues;
-use slm_runtime::zeros_on_huge_pages;
+use slm_runtime::{equal_parts, written_by_parts};
 
 use crate::{Result, on_cpu, to_vec_f32};
 
@@ -32,10 +31,10 @@ pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 /// The values of `halves`, converted on all threads.
 fn wide<T: Copy + Sync>(halves: &[T], convert: impl Fn(&[T], &mut [f32]) + Sync) -> Vec<f32> {
-    let mut values = zeros_on_huge_pages(halves.len());
-    let chunks = values.par_chunks_mut(CHUNK).zip(halves.par_chunks(CHUNK));
-    chunks.for_each(|(values, halves)| convert(halves, values));
-    values
+    written_by_parts(&equal_parts(halves.len(), CHUNK), |index, values| {
+        convert(&halves[index * CHUNK..][..values.len()], values);
+    })
+    .0
 }
 
 /// Narrows `tensor` to 16 bits if it is in host memory, without gradients, and one 16-bit type holds all its values

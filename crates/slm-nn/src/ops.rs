@@ -12,6 +12,7 @@ use burn::tensor::Tensor;
 use slm_autograd::HostBackend;
 use slm_kernels::{PackedMatrix, linear};
 use slm_quant_core::{ActivationQuant, Error};
+use slm_runtime::zeros;
 
 use crate::errors::{Place, Reporter};
 
@@ -65,7 +66,7 @@ fn compute<B: HostBackend>(
     errors: &Reporter,
 ) -> FloatTensor<B> {
     let (rows, outputs) = (x.shape()[0], weight.rows());
-    let mut out = vec![0.0; rows * outputs];
+    let mut out = zeros(rows * outputs);
     match B::with_values(x, |x| linear(x, rows, weight, activation, None, &mut out)) {
         Ok(()) => {}
         Err(error @ Error::NotFinite { .. }) => {

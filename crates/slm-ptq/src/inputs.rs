@@ -358,9 +358,8 @@ impl Products {
         add_gram(seen, &mut self.moments);
         self.drift.clear();
         if !rows.differences.is_empty() {
-            self.drift.resize(inputs * inputs, 0.0);
             let differences = Matrix::new(&rows.differences, count, inputs).transpose();
-            matmul(Precision::F32, differences, seen, &mut self.drift);
+            self.drift = matmul(Precision::F32, differences, seen);
         }
     }
 

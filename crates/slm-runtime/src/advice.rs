@@ -3,13 +3,6 @@
 /// Bytes of a large page.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// `count` zeros, on large pages if the system has them: for memory that is new each time and has many pages.
-pub fn zeros_on_huge_pages(count: usize) -> Vec<f32> {
-    let mut values = vec![0.0; count];
-    advise_huge_pages(&mut values);
-    values
-}
-
 /// Asks the system to put `values` on large pages. Call it on memory from the allocator that is about to be written for
 /// the first time: there are 512 times fewer page faults, which saves a tenth of the time of loading a model. Values do
 /// not change, and the request is only a hint. On systems other than Linux it does nothing.

@@ -6,6 +6,7 @@
 //! | `thread_pool` | a spinning thread pool for microsecond-scale parallel regions |
 //! | `steal_queue` | ranges of work that threads take from each other |
 //! | `shared_slice` | a mutable slice whose disjoint parts several threads write |
+//! | `fresh` | new vectors that threads write part by part |
 //! | `huge_vec` | vectors in huge pages |
 //! | `advice` | huge pages for memory of other owners |
 //! | `allocator` | settings of the system's allocator |
@@ -14,6 +15,7 @@
 
 mod advice;
 mod allocator;
+mod fresh;
 mod huge_vec;
 #[cfg(not(loom))]
 mod parallel;
@@ -22,8 +24,9 @@ mod steal_queue;
 mod sync;
 mod thread_pool;
 
-pub use advice::{advise_huge_pages, zeros_on_huge_pages};
+pub use advice::advise_huge_pages;
 pub use allocator::keep_freed_memory;
+pub use fresh::{equal_parts, written_by_parts, zeros};
 pub use huge_vec::{HugeVec, Plain};
 #[cfg(not(loom))]
 pub use parallel::{for_each_chunk, for_each_task};

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use slm_quant_core::{QParams, QuantRange, QuantScheme, Quantizer, Result, check_finite, vectorized};
-use slm_runtime::zeros_on_huge_pages;
+use slm_runtime::{equal_parts, written_by_parts};
 
 /// Number of values that one thread takes at a time, so that small matrices are not split.
 const CHUNK: usize = 1 << 14;
@@ -42,13 +42,19 @@ impl FakeQuantizer {
     /// # Errors
     /// [`slm_quant_core::Error::NotFinite`] for a value or scale that is not finite.
     pub(crate) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let mut y = zeros_on_huge_pages(x.len());
-        self.for_groups(
-            x,
-            &mut y,
-            #[inline(always)]
-            |quantizer, x, y| quantizer.fake_quantize_into(x, y),
-        )?;
+        let block = self.block();
+        let (y, results) = written_by_parts(&equal_parts(x.len(), block), |index, y| {
+            let x = &x[index * block..][..y.len()];
+            self.for_groups_of_block(
+                index,
+                x,
+                y,
+                #[inline(always)]
+                |quantizer, x, y| quantizer.fake_quantize_into(x, y),
+            )
+            .map(drop)
+        });
+        results.into_iter().collect::<Result<()>>()?;
         Ok(y)
     }
 
@@ -95,22 +101,38 @@ impl FakeQuantizer {
         y: &mut [f32],
         apply: impl Fn(Quantizer, &[f32], &mut [f32]) -> R + Sync,
     ) -> Result<Vec<Vec<R>>> {
+        let block = self.block();
+        let blocks = y.par_chunks_mut(block).zip(x.par_chunks(block)).enumerate();
+        blocks.map(|(index, (y, x))| self.for_groups_of_block(index, x, y, &apply)).collect()
+    }
+
+    /// Number of values of a block of rows.
+    fn block(&self) -> usize {
+        CHUNK.div_ceil(self.cols).max(1) * self.cols
+    }
+
+    /// [`FakeQuantizer::for_groups`] of one block of rows, on this thread.
+    #[inline(always)]
+    fn for_groups_of_block<R>(
+        &self,
+        block: usize,
+        x: &[f32],
+        y: &mut [f32],
+        apply: impl Fn(Quantizer, &[f32], &mut [f32]) -> R,
+    ) -> Result<Vec<R>> {
         let Self { range, cols, width, .. } = *self;
-        let rows = CHUNK.div_ceil(cols).max(1);
-        let block = |(block, (y, x)): (usize, (&mut [f32], &[f32]))| {
-            check_finite("x", x)?;
-            let mut results = Vec::with_capacity(x.len() / cols * cols.div_ceil(width));
-            vectorized!({
-                for (row, (x, y)) in x.chunks(cols).zip(y.chunks_mut(cols)).enumerate() {
-                    for (group, (x, y)) in x.chunks(width).zip(y.chunks_mut(width)).enumerate() {
-                        let params = self.params[self.index(block * rows + row, group)];
-                        params.check(range)?;
-                        results.push(apply(Quantizer::new(params, range), x, y));
-                    }
+        let first_row = block * self.block() / cols;
+        check_finite("x", x)?;
+        let mut results = Vec::with_capacity(x.len() / cols * cols.div_ceil(width));
+        vectorized!({
+            for (row, (x, y)) in x.chunks(cols).zip(y.chunks_mut(cols)).enumerate() {
+                for (group, (x, y)) in x.chunks(width).zip(y.chunks_mut(width)).enumerate() {
+                    let params = self.params[self.index(first_row + row, group)];
+                    params.check(range)?;
+                    results.push(apply(Quantizer::new(params, range), x, y));
                 }
-                Ok(results)
-            })
-        };
-        y.par_chunks_mut(rows * cols).zip(x.par_chunks(rows * cols)).enumerate().map(block).collect()
+            }
+            Ok(results)
+        })
     }
 }

@@ -15,6 +15,7 @@ use burn::backend::tensor::FloatTensor;
 use slm_autograd::{HostBackend, Matrix, Precision, matmul};
 use slm_kernels::{PackedMatrix, linear};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Result};
+use slm_runtime::zeros;
 
 use super::fake_quantizer::FakeQuantizer;
 use super::ops::{LearnedScales, dims, learned_quantizer};
@@ -54,8 +55,7 @@ pub(super) fn product<B: HostBackend>(
                     Ok((quantizer, rounded))
                 };
                 let (quantizer, rounded) = errors.ok(Place::Weight, of_weight(weight))?;
-                let mut y = vec![0.0; m * n];
-                matmul(precision, Matrix::new(x, m, k), Matrix::new(&rounded, n, k).transpose(), &mut y);
+                let y = matmul(precision, Matrix::new(x, m, k), Matrix::new(&rounded, n, k).transpose());
                 return Some((y, Arc::new(FakeQuantizers { input: None, weight: quantizer, precision })));
             }
             let of_weight = |weight: &[f32]| -> Result<_> {
@@ -65,7 +65,7 @@ pub(super) fn product<B: HostBackend>(
             };
             let input_quantizer = errors.ok(Place::Input, input.fake_quantizer(x, k, training))?;
             let (weight_quantizer, packed) = errors.ok(Place::Weight, of_weight(weight))?;
-            let mut y = vec![0.0; m * n];
+            let mut y = zeros(m * n);
             errors.ok(Place::Input, linear(x, m, &packed, &quant(input, &input_quantizer), None, &mut y))?;
             let (input, weight) = (Some(input_quantizer), weight_quantizer);
             Some((y, Arc::new(FakeQuantizers { input, weight, precision })))
@@ -174,10 +174,8 @@ fn by_input<B: HostBackend>(
     let ((m, k), (n, _)) = (dims(x), dims(weight));
     let through_weight = |quantizers: &FakeQuantizers| -> Result<_> {
         let rounded = B::with_values(weight, |weight| quantizers.weight.forward(weight))?;
-        let mut through = vec![0.0; m * k];
-        B::with_values(grad, |grad| {
-            let (grad, rounded) = (Matrix::new(grad, m, n), Matrix::new(&rounded, n, k));
-            matmul(quantizers.precision, grad, rounded, &mut through);
+        let mut through = B::with_values(grad, |grad| {
+            matmul(quantizers.precision, Matrix::new(grad, m, n), Matrix::new(&rounded, n, k))
         });
         if let Some(input) = &quantizers.input {
             B::with_values(x, |x| input.backward(x, &mut through))?;
@@ -195,16 +193,13 @@ fn by_rounded_weight<B: HostBackend>(
     grad: &FloatTensor<B>,
 ) -> Result<Vec<f32>> {
     let ((m, k), (_, n)) = (dims(x), dims(grad));
-    let mut through = vec![0.0; n * k];
-    let mut multiply = |x: &[f32]| {
+    let multiply = |x: &[f32]| {
         B::with_values(grad, |grad| {
-            let (grad, x) = (Matrix::new(grad, m, n).transpose(), Matrix::new(x, m, k));
-            matmul(quantizers.precision, grad, x, &mut through);
-        });
+            matmul(quantizers.precision, Matrix::new(grad, m, n).transpose(), Matrix::new(x, m, k))
+        })
     };
-    match &quantizers.input {
+    Ok(match &quantizers.input {
         Some(input) => multiply(&B::with_values(x, |x| input.forward(x))?),
         None => B::with_values(x, multiply),
-    }
-    Ok(through)
+    })
 }

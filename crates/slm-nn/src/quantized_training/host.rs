@@ -9,6 +9,7 @@ use burn::backend::{Flex, TensorMetadata};
 use slm_autograd::{HostBackend, Matrix, Precision, matmul};
 use slm_kernels::linear;
 use slm_quant_core::ActivationQuant;
+use slm_runtime::zeros;
 
 use super::Stored;
 use super::ops::CodeProducts;
@@ -50,13 +51,12 @@ fn product<B: HostBackend>(x: &FloatTensor<B>, stored: &Stored) -> FloatTensor<B
     let packed = &stored.packed;
     let (m, n) = (x.shape()[0], packed.matrix().rows());
     let y = B::with_values(x, |x| {
-        let mut y = vec![0.0; m * n];
         let precision = Precision::current();
         if precision != Precision::F32 && packed.activation() == ActivationQuant::Float {
             let (weights, cols) = (packed.matrix().unpack().dequantize(), packed.matrix().cols());
-            matmul(precision, Matrix::new(x, m, cols), Matrix::new(&weights, n, cols).transpose(), &mut y);
-            return y;
+            return matmul(precision, Matrix::new(x, m, cols), Matrix::new(&weights, n, cols).transpose());
         }
+        let mut y = zeros(m * n);
         let done = linear(x, m, packed.matrix(), &packed.activation(), None, &mut y);
         packed.errors().or_nan(Place::Input, done.map(|()| y), m * n)
     });
@@ -72,10 +72,8 @@ fn by_input<B: HostBackend>(
     let (rows, cols) = (x.shape()[0], x.shape()[1]);
     let n = stored.packed.matrix().rows();
     let weights = stored.packed.matrix().unpack().dequantize();
-    let mut through = vec![0.0; rows * cols];
-    B::with_values(grad, |grad| {
-        let (grad, weights) = (Matrix::new(grad, rows, n), Matrix::new(&weights, n, cols));
-        matmul(Precision::current(), grad, weights, &mut through);
+    let mut through = B::with_values(grad, |grad| {
+        matmul(Precision::current(), Matrix::new(grad, rows, n), Matrix::new(&weights, n, cols))
     });
     let by_x = match quantizer {
         InputQuantizer::Float => through,
@@ -96,20 +94,19 @@ fn by_weights<B: HostBackend>(
 ) -> FloatTensor<B> {
     let (rows, cols) = (x.shape()[0], x.shape()[1]);
     let n = stored.packed.matrix().rows();
-    let mut by_weights = vec![0.0; n * cols];
-    let mut product = |x: &[f32]| {
+    let product = |x: &[f32]| {
         B::with_values(grad, |grad| {
             let grad = Matrix::new(grad, rows, n).transpose();
-            matmul(Precision::current(), grad, Matrix::new(x, rows, cols), &mut by_weights);
-        });
+            matmul(Precision::current(), grad, Matrix::new(x, rows, cols))
+        })
     };
-    match quantizer {
+    let by_weights = match quantizer {
         InputQuantizer::Rounded(quantizer) => {
             let rounded = B::with_values(x, |x| quantizer.forward(x));
-            product(&stored.packed.errors().or_nan(Place::Gradient, rounded, rows * cols));
+            product(&stored.packed.errors().or_nan(Place::Gradient, rounded, rows * cols))
         }
         InputQuantizer::Float | InputQuantizer::NotFinite => B::with_values(x, product),
-    }
+    };
     B::from_values(by_weights, &[n, cols])
 }
 
