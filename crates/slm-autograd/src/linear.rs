@@ -7,6 +7,7 @@ use burn::backend::tensor::FloatTensor;
 use slm_cpu_ops::Matrix;
 
 use crate::host::{HostBackend, dims};
+use crate::kept_input::KeptInput;
 use crate::matmul::matmul;
 use crate::precision::Precision;
 
@@ -24,14 +25,14 @@ pub(crate) fn forward<B: HostBackend>(
 pub(crate) struct LinearBackward(pub(crate) Precision);
 
 impl<B: HostBackend> Backward<B, 2> for LinearBackward {
-    type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+    type State = (Option<KeptInput<B>>, Option<FloatTensor<B>>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_parent, weight_parent] = ops.parents;
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (x, weight) = ops.state;
         if let (Some(parent), Some(x)) = (weight_parent, x) {
-            let by_weight = product::<B>(self.0, matrix::<B>(&grad).transpose(), matrix::<B>(&x));
+            let by_weight = product::<B>(self.0, matrix::<B>(&grad).transpose(), matrix::<B>(&x.tensor()));
             grads.register::<B>(parent.id, by_weight);
         }
         if let (Some(parent), Some(weight)) = (x_parent, weight) {

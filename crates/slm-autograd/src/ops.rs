@@ -15,6 +15,7 @@ use crate::attention::{self, AttentionBackward, AttentionOptions};
 use crate::distillation::{self, DistillationBackward};
 use crate::head_loss::{self, HeadLossBackward, HeadOptions, Target};
 use crate::host::HostBackend;
+use crate::kept_input::{KeptInput, Recipe};
 use crate::linear::{self, LinearBackward};
 use crate::loss::{self, CrossEntropyBackward};
 use crate::mlp::{self, Gelu, GeluBackward, SwigluBackward};
@@ -158,14 +159,15 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
             LinearBackward(precision),
             nodes,
             y,
-            (weight_tracked.then_some(x), x_tracked.then_some(weight))
+            (weight_tracked.then(|| KeptInput::new(x)), x_tracked.then_some(weight))
         )
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
+        let tracked = x.is_tracked() || weight.is_tracked();
         let [x, weight] = [x, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
-        let y = norm::rms_forward::<B>(&x, &weight, eps);
+        let y = output::<B>(tracked, Recipe::RmsNorm { x: x.clone(), weight: weight.clone(), eps });
         record!(C, RmsNormBackward, nodes, y, (x, weight, eps))
     }
 
@@ -176,22 +178,25 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         eps: f32,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
+        let tracked = x.is_tracked() || weight.is_tracked() || bias.is_tracked();
         let [x, weight, bias] = [x, weight, bias].map(|tensor| B::contiguous(tensor.into_primitive()));
-        let y = norm::layer_forward::<B>(&x, &weight, &bias, eps);
+        let recipe = Recipe::LayerNorm { x: x.clone(), weight: weight.clone(), bias, eps };
+        let y = output::<B>(tracked, recipe);
         record!(C, LayerNormBackward, nodes, y, (x, weight, eps))
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [gate.node(), up.node()];
+        let tracked = gate.is_tracked() || up.is_tracked();
         let [gate, up] = [gate, up].map(|tensor| B::contiguous(tensor.into_primitive()));
-        let y = mlp::swiglu_forward::<B>(&gate, &up);
+        let y = output::<B>(tracked, Recipe::Swiglu { gate: gate.clone(), up: up.clone() });
         record!(C, SwigluBackward, nodes, y, (gate, up))
     }
 
     fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self> {
-        let nodes = [x.node()];
+        let (nodes, tracked) = ([x.node()], x.is_tracked());
         let x = B::contiguous(x.into_primitive());
-        let y = mlp::gelu_forward::<B>(&x, kind);
+        let y = output::<B>(tracked, Recipe::Gelu { x: x.clone(), kind });
         record!(C, GeluBackward, nodes, y, (x, kind))
     }
 
@@ -240,6 +245,11 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
             [teacher_x, teacher_weight].map(|tensor| B::contiguous(tensor.into_primitive()));
         head_loss_with_gradients::<B, C>(x, weight, Target::Teacher(teacher_x, teacher_weight), options)
     }
+}
+
+/// The output of a cheap operation, remembered if its gradient is wanted.
+fn output<B: HostBackend>(tracked: bool, recipe: Recipe<B>) -> FloatTensor<B> {
+    if tracked { recipe.compute_and_remember() } else { recipe.compute() }
 }
 
 fn head_loss_with_gradients<B: HostBackend, C: CheckpointStrategy>(

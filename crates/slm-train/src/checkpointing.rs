@@ -1,6 +1,8 @@
 //! The layers that gradient checkpointing recomputes.
 
-use slm_model::Transformer;
+#[cfg(doc)]
+use slm_autograd::KeptInput;
+use slm_model::{MlpKind, Transformer};
 use slm_nn::NamedLinears;
 
 /// The number of last layers of `model` whose values for `positions` positions are kept until their gradients are computed,
@@ -17,13 +19,16 @@ pub(crate) fn kept_layers(model: &Transformer, positions: usize, logits: usize) 
         };
         let (inputs, outputs) = (linear.in_features(), linear.out_features());
         gradients += inputs * outputs;
-        let Some(values) = layer.parse().ok().and_then(|layer: usize| values.get_mut(layer)) else {
+        let Some((index, values)) =
+            layer.parse().ok().and_then(|index| Some((index, values.get_mut(index)?)))
+        else {
             return;
         };
-        // Layers that read the same input share it, and what is added to the residual stream is not kept.
+        // Outputs of norms, and of activation functions that are one operation, are computed again ([`KeptInput`]), and what
+        // is added to the residual stream is not kept.
         *values += match name.rsplit('.').next() {
-            Some("q_proj" | "up_proj") => inputs + outputs,
-            Some("k_proj" | "v_proj" | "gate_proj") => outputs,
+            Some("q_proj" | "k_proj" | "v_proj" | "gate_proj" | "up_proj") => outputs,
+            Some("down_proj") if is_one_operation(config.layer(index).mlp) => 0,
             _ => inputs,
         };
     });
@@ -37,6 +42,13 @@ pub(crate) fn kept_layers(model: &Transformer, positions: usize, logits: usize) 
         None => false,
     };
     values.iter().rev().take_while(fits).count()
+}
+
+fn is_one_operation(mlp: MlpKind) -> bool {
+    match mlp {
+        MlpKind::SwiGlu | MlpKind::Gelu | MlpKind::GeluTanh => true,
+        MlpKind::GeGlu | MlpKind::GeGluTanh | MlpKind::Silu => false,
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use slm_autograd::{HostBackend, Matrix, Precision, matmul};
+use slm_autograd::{HostBackend, KeptInput, Matrix, Precision, matmul};
 use slm_kernels::{PackedMatrix, linear};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, Result};
 use slm_runtime::zeros;
@@ -91,9 +91,9 @@ fn quant(input: &InputRanges, quantizer: &FakeQuantizer) -> ActivationQuant {
 
 /// Values that the backward pass needs. The rounded values are recomputed, not kept.
 #[derive(Debug, Clone)]
-pub(super) struct Saved<T> {
-    pub(super) x: T,
-    pub(super) weight: T,
+pub(super) struct Saved<B: HostBackend> {
+    pub(super) x: KeptInput<B>,
+    pub(super) weight: FloatTensor<B>,
     pub(super) quantizers: Option<Arc<FakeQuantizers>>,
     pub(super) errors: Reporter,
 }
@@ -103,12 +103,13 @@ pub(super) struct Saved<T> {
 pub(super) struct Observed;
 
 impl<B: HostBackend> Backward<B, 2> for Observed {
-    type State = Saved<FloatTensor<B>>;
+    type State = Saved<B>;
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_parent, weight_parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
         let Saved { x, weight, quantizers, errors } = ops.state;
+        let x = x.tensor();
         if let Some(parent) = x_parent {
             grads.register::<B>(parent.id, by_input::<B>(&x, &weight, quantizers.as_deref(), &grad, &errors));
         }
@@ -132,12 +133,13 @@ impl<B: HostBackend> Backward<B, 2> for Observed {
 pub(super) struct Learned(pub(super) LearnedScales);
 
 impl<B: HostBackend> Backward<B, 3> for Learned {
-    type State = Saved<FloatTensor<B>>;
+    type State = Saved<B>;
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_parent, weight_parent, scales_parent] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
         let Saved { x, weight, quantizers, errors } = ops.state;
+        let x = x.tensor();
         let LearnedScales { factor, count } = self.0;
         if let Some(parent) = x_parent {
             grads.register::<B>(parent.id, by_input::<B>(&x, &weight, quantizers.as_deref(), &grad, &errors));

@@ -14,7 +14,7 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use slm_autograd::{HostBackend, record};
+use slm_autograd::{HostBackend, KeptInput, record};
 use slm_quant_core::{QuantScheme, Result, ScaleDtype};
 
 use super::fake_quantizer::FakeQuantizer;
@@ -226,7 +226,8 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
         let (y, quantizers) = linear::product::<B>(&x, &weight, None, &input, &ranges, true, &errors);
-        record!(C, linear::Observed, nodes, y, linear::Saved { x, weight, quantizers, errors })
+        let saved = linear::Saved { x: KeptInput::new(x), weight, quantizers, errors };
+        record!(C, linear::Observed, nodes, y, saved)
     }
 
     fn fake_quantized_linear_learned(
@@ -244,7 +245,8 @@ impl<B: HostBackend + FakeQuantOps, C: CheckpointStrategy> FakeQuantOps for Auto
         let (x, weight, scales) = (x.into_primitive(), weight.into_primitive(), scales.into_primitive());
         let (y, quantizers) =
             linear::product::<B>(&x, &weight, Some(&scales), &input, &ranges, true, &errors);
-        record!(C, linear::Learned(learned), nodes, y, linear::Saved { x, weight, quantizers, errors })
+        let saved = linear::Saved { x: KeptInput::new(x), weight, quantizers, errors };
+        record!(C, linear::Learned(learned), nodes, y, saved)
     }
 }
 

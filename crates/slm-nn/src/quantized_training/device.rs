@@ -13,6 +13,16 @@ use crate::activation::InputRanges;
 use crate::fake_quant::device::round_input;
 
 impl CodeProducts for Cube {
+    type Kept = FloatTensor<Self>;
+
+    fn keep(x: FloatTensor<Self>) -> Self::Kept {
+        x
+    }
+
+    fn kept(x: &Self::Kept) -> FloatTensor<Self> {
+        x.clone()
+    }
+
     fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self> {
         primitive(stored.packed.forward(tensor(x), None))
     }

@@ -6,7 +6,7 @@
 use burn::backend::NdArray;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use slm_autograd::{HostBackend, Matrix, Precision, matmul};
+use slm_autograd::{HostBackend, KeptInput, Matrix, Precision, matmul};
 use slm_kernels::linear;
 use slm_quant_core::ActivationQuant;
 use slm_runtime::zeros;
@@ -21,6 +21,16 @@ use crate::fake_quant::fake_quantizer::FakeQuantizer;
 macro_rules! products_of_host {
     ($backend:ty) => {
         impl CodeProducts for $backend {
+            type Kept = KeptInput<Self>;
+
+            fn keep(x: FloatTensor<Self>) -> Self::Kept {
+                KeptInput::new(x)
+            }
+
+            fn kept(x: &Self::Kept) -> FloatTensor<Self> {
+                x.tensor()
+            }
+
             fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self> {
                 product::<Self>(x, stored)
             }

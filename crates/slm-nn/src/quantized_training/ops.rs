@@ -2,6 +2,7 @@
 // burn 0.22 deprecates NdArray in favour of Flex; slm offers both while both exist.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -17,6 +18,15 @@ use super::Stored;
 
 /// Products with codes, as a backend computes them, in the [current precision](Precision::current).
 pub(super) trait CodeProducts: Backend {
+    /// An input that is kept for the gradients.
+    type Kept: Clone + Debug + Send;
+
+    /// Keeps `x`.
+    fn keep(x: FloatTensor<Self>) -> Self::Kept;
+
+    /// The input that was kept.
+    fn kept(x: &Self::Kept) -> FloatTensor<Self>;
+
     /// `x W^T`. Values that are not finite make the results that depend on them NaN.
     fn product(x: &FloatTensor<Self>, stored: &Stored) -> FloatTensor<Self>;
 
@@ -65,7 +75,7 @@ impl<B: CodeProducts, C: CheckpointStrategy> QuantizedTrainingOps for Autodiff<B
         let nodes = [x.node(), update.node()];
         let x = x.into_primitive();
         let y = B::product(&x, &stored);
-        record!(C, QuantizedTrainingBackward(Precision::current()), nodes, y, (x, stored))
+        record!(C, QuantizedTrainingBackward(Precision::current()), nodes, y, (B::keep(x), stored))
     }
 }
 
@@ -74,11 +84,12 @@ impl<B: CodeProducts, C: CheckpointStrategy> QuantizedTrainingOps for Autodiff<B
 struct QuantizedTrainingBackward(Precision);
 
 impl<B: CodeProducts> Backward<B, 2> for QuantizedTrainingBackward {
-    type State = (FloatTensor<B>, Arc<Stored>);
+    type State = (B::Kept, Arc<Stored>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let (x, stored) = ops.state;
+        let x = B::kept(&x);
         let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
         let gradients = self.0.scope(|| B::gradients(&x, &grad, &stored, wanted));
         for (parent, by) in ops.parents.iter().zip(gradients) {
