@@ -1,0 +1,71 @@
+//! Signals while a program waits for its input, and hang-ups that it was told to ignore.
+#![cfg(unix)]
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+
+use slm_tests::{Sandbox, binary};
+
+/// More than a pipe holds: once it is written, the program reads its input.
+const MUCH: usize = 1 << 20;
+
+fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Starts a program that reads standard input, which stays open.
+fn reading(mut command: Command) -> Child {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(&vec![b'['; MUCH]).unwrap();
+    child
+}
+
+#[test]
+fn a_program_that_waits_for_input_ends_at_the_first_signal() {
+    let sandbox = Sandbox::with_model();
+    for line in [
+        "eval --checkpoint model --data -",
+        "generate --checkpoint model --prompt -",
+        "generate --checkpoint model --prompts -",
+        "logits --checkpoint model --ids - --out logits.safetensors",
+        "ptq --checkpoint model --calibration - --out int8",
+        "finetune --checkpoint model --data - --out tuned",
+    ] {
+        for (signal, code) in [("INT", 130), ("TERM", 143)] {
+            let mut child = reading(sandbox.command(line));
+            send(signal, &child);
+            // Standard input stays open until the program has ended.
+            let input = child.stdin.take();
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{line}: SIG{signal}");
+            drop(input);
+        }
+    }
+}
+
+#[test]
+fn a_hang_up_that_is_ignored_does_not_end_a_run() {
+    let sandbox = Sandbox::with_model();
+    let run = |program: &[&str]| {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).args("eval --checkpoint model --data -".split(' '));
+        command.current_dir(sandbox.path(""));
+        reading(command)
+    };
+    let slm = binary().to_str().unwrap();
+    let mut child = run(&[slm]);
+    send("HUP", &child);
+    let input = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(129));
+    drop(input);
+
+    let mut child = run(&["nohup", slm]);
+    send("HUP", &child);
+    // The program still reads.
+    child.stdin.as_mut().unwrap().write_all(&vec![b'['; MUCH]).unwrap();
+    send("TERM", &child);
+    let input = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    drop(input);
+}
