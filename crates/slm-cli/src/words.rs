@@ -65,6 +65,7 @@ words! {
     lenient FloatType: ["f32", "f16", "bf16"];
     lenient OnnxProfile: ["standard", "ort-genai"];
     bits Bits: ["8", "4"];
+    lenient Width: ["32", "8", "4"];
     rule LayerRule: [];
 }
 
@@ -108,6 +109,21 @@ pub(crate) fn bits(text: &str) -> Result<Bits, String> {
     let digits = digits.trim_start_matches("int").trim_end_matches("-bit").trim_end_matches("bit");
     let bits = digits.parse::<u8>().ok().and_then(|bits| Bits::try_from(bits).ok());
     bits.ok_or_else(|| "it must be 8 or 4".to_owned())
+}
+
+/// Width of weights: that of codes, or `None` for 32-bit floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Width(pub(crate) Option<Bits>);
+
+impl FromStr for Width {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "32" => Ok(Self(None)),
+            _ => bits(text).map(|bits| Self(Some(bits))).map_err(|_| "it must be 32, 8 or 4".to_owned()),
+        }
+    }
 }
 
 /// Parses `PATTERN=SCHEME`. The pattern keeps its case: it names layers.

@@ -7,7 +7,7 @@ use super::blocks::{draw_blocks, index_axis};
 use super::{WIDTH, escaped, svg};
 
 /// Distance from a point to the baseline of its name.
-const BELOW_POINT: f64 = 20.0;
+const BELOW_POINT: f64 = 26.0;
 
 /// A layer in a plot over the depth.
 #[derive(Debug, Clone)]
