@@ -6,8 +6,13 @@ use std::process::{Child, Command, Stdio};
 
 use slm_tests::{Sandbox, binary};
 
-/// More than a pipe holds: once it is written, the program reads its input.
+/// Number of bytes that a pipe does not hold: once they are written, the program reads its input.
 const MUCH: usize = 1 << 20;
+
+fn write_much(child: &mut Child) {
+    let text = "Tom has a red ball.\n";
+    child.stdin.as_mut().unwrap().write_all(text.repeat(MUCH / text.len()).as_bytes()).unwrap();
+}
 
 fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
@@ -18,7 +23,7 @@ fn send(signal: &str, child: &Child) {
 fn reading(mut command: Command) -> Child {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    child.stdin.as_mut().unwrap().write_all(&vec![b'['; MUCH]).unwrap();
+    write_much(&mut child);
     child
 }
 
@@ -63,7 +68,7 @@ fn a_hang_up_that_is_ignored_does_not_end_a_run() {
     let mut child = run(&["nohup", slm]);
     send("HUP", &child);
     // The program still reads.
-    child.stdin.as_mut().unwrap().write_all(&vec![b'['; MUCH]).unwrap();
+    write_much(&mut child);
     send("TERM", &child);
     let input = child.stdin.take();
     assert_eq!(child.wait().unwrap().code(), Some(143));

@@ -1,6 +1,5 @@
 //! Terminals: their width, and text that fits it.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 
 use textwrap::{Options, WordSeparator, WordSplitter};
@@ -67,14 +66,14 @@ pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
 }
 
 /// Breaks a line at spaces, and indents all lines but the first.
-fn broken(line: &str, width: usize, indent: usize) -> Vec<Cow<'_, str>> {
+fn broken(line: &str, width: usize, indent: usize) -> Vec<String> {
     let indent = " ".repeat(indent);
     let options = Options::new(width)
         .subsequent_indent(&indent)
         .break_words(false)
         .word_separator(WordSeparator::AsciiSpace)
         .word_splitter(WordSplitter::NoHyphenation);
-    textwrap::wrap(line, options).into_iter().map(|line| Cow::Owned(line.into_owned())).collect()
+    textwrap::wrap(line, options).into_iter().map(std::borrow::Cow::into_owned).collect()
 }
 
 /// Returns `true` for the first line of an example that can be pasted into a shell.
@@ -97,7 +96,7 @@ fn wrapped_command(line: &str, width: usize) -> String {
             if in_quotes && letter == ' ' { SPACE_IN_QUOTES } else { letter }
         })
         .collect();
-    let lines = broken(&line, width - CONTINUED.len(), COMMAND_INDENT);
+    let lines = broken(&line, width.saturating_sub(CONTINUED.len()), COMMAND_INDENT);
     lines.join(&format!("{CONTINUED}\n")).replace(SPACE_IN_QUOTES, " ") + end
 }
 

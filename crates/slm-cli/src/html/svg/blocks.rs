@@ -1,7 +1,5 @@
 //! The horizontal axis of a plot over the depth of a model.
 
-use std::fmt::Write as _;
-
 use super::axes::{Axis, Frame};
 
 /// Maximum number of blocks that are named.
@@ -28,7 +26,7 @@ pub(super) fn draw_blocks(frame: &Frame, names: &[&str]) -> String {
     let mut content = String::new();
     for (place, (block, index)) in starts.into_iter().step_by(every).enumerate() {
         let name = if place == 0 { format!("block {block}") } else { block.to_string() };
-        let _ = write!(content, "{}", frame.below(index as f64, &name));
+        content += &frame.below(index as f64, &name);
     }
     content
 }
