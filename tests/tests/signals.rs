@@ -36,7 +36,7 @@ fn a_program_that_waits_for_input_ends_at_the_first_signal() {
         "generate --checkpoint model --prompts -",
         "logits --checkpoint model --ids - --out logits.safetensors",
         "ptq --checkpoint model --calibration - --out int8",
-        "finetune --checkpoint model --data - --out tuned",
+        "finetune --checkpoint model --data - --out tuned --set training.sequence_length=32",
     ] {
         for (signal, code) in [("INT", 130), ("TERM", 143)] {
             let mut child = reading(sandbox.command(line));
