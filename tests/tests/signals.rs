@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use slm_tests::{Sandbox, binary};
 
 /// Number of bytes that a pipe does not hold: once they are written, the program reads its input.
-const MUCH: usize = 1 << 20;
+const MUCH: usize = 1 << 18;
 
 fn write_much(child: &mut Child) {
     let text = "Tom has a red ball.\n";
