@@ -11,6 +11,8 @@ mod program;
 mod reference;
 mod sandbox;
 mod server;
+#[cfg(unix)]
+mod session;
 mod terminal;
 
 pub use browser::Browser;
@@ -21,5 +23,7 @@ pub use program::{CPU_DEVICES, binary, command};
 pub use reference::{Reference, frequencies};
 pub use sandbox::Sandbox;
 pub use server::{HttpReply, Server};
+#[cfg(unix)]
+pub use session::Session;
 pub use slm_testing::{Random, llama_cpp, peer_python, shared};
 pub use terminal::Shown;

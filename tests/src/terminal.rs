@@ -65,15 +65,7 @@ impl Sandbox {
         let pair = native_pty_system()
             .openpty(PtySize { rows: 40, cols: columns, pixel_width: 0, pixel_height: 0 })
             .unwrap();
-        let mut command = CommandBuilder::new(program::binary());
-        command.args(line.split_whitespace());
-        command.cwd(self.path(""));
-        for name in program::UNSET {
-            command.env_remove(name);
-        }
-        command.env("TERM", "xterm");
-        command.env("XDG_RUNTIME_DIR", self.path(""));
-        let mut child = pair.slave.spawn_command(command).unwrap();
+        let mut child = pair.slave.spawn_command(command(self, line)).unwrap();
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader().unwrap();
         let mut bytes = Vec::new();
@@ -87,6 +79,19 @@ impl Sandbox {
         let lines = text.split(['\n', '\r']).map(|line| line.trim_end().to_owned()).collect();
         Shown { line: line.to_owned(), code, lines }
     }
+}
+
+/// Returns the program with the arguments of `line`, which are separated by spaces, for a terminal.
+pub(crate) fn command(sandbox: &Sandbox, line: &str) -> CommandBuilder {
+    let mut command = CommandBuilder::new(program::binary());
+    command.args(line.split_whitespace());
+    command.cwd(sandbox.path(""));
+    for name in program::UNSET {
+        command.env_remove(name);
+    }
+    command.env("TERM", "xterm");
+    command.env("XDG_RUNTIME_DIR", sandbox.path(""));
+    command
 }
 
 /// Returns the text without the sequences that begin with Escape and `[` and end with a letter.

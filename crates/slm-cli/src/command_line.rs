@@ -2,8 +2,8 @@
 
 use clap::{Arg, Command, CommandFactory};
 
-use crate::any_case::in_any_case;
 use crate::args::Arguments;
+use crate::words::in_any_case;
 
 /// Returns the program's command line, in which values may be negative numbers, and words may be in any case.
 pub(crate) fn command() -> Command {

@@ -304,11 +304,16 @@ fn toml(value: &Value) -> Option<String> {
     })
 }
 
+/// All keys, with their sections.
+pub(crate) fn all() -> impl Iterator<Item = (&'static Section, &'static Key)> {
+    SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)))
+}
+
 /// Finds the keys that `path` names, such as `training.steps`, with their sections.
 pub(crate) fn find(path: &str) -> Vec<(&'static Section, &'static Key)> {
     let (section, name) = path.rsplit_once('.').map_or((None, path), |(section, name)| (Some(section), name));
-    let keys = SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
-    keys.filter(|(found, key)| key.name == name && section.is_none_or(|section| section == found.name))
+    all()
+        .filter(|(found, key)| key.name == name && section.is_none_or(|section| section == found.name))
         .collect()
 }
 

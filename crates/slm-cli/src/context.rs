@@ -13,10 +13,10 @@ use tracing_subscriber::EnvFilter;
 use crate::args::GlobalArgs;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::messages::Messages;
+use crate::messages::{Messages, WrappedStderr};
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::terminal::{WrappedStderr, colours};
+use crate::terminal::colours;
 
 pub(crate) struct Context {
     pub(crate) device: Device,

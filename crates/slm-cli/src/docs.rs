@@ -57,7 +57,7 @@ fn glossary() -> String {
                     This page is generated from the program.\n"
         .to_owned();
     for term in TERMS {
-        let _ = write!(page, "\n## {}\n\n{}", term.name, markdown(term.text));
+        let _ = write!(page, "\n## {}\n\n{}", term.name, markdown(&term.text()));
         if !term.aliases.is_empty() {
             let _ = write!(page, "\nAlso: {}.\n", term.aliases.join(", "));
         }
@@ -105,8 +105,9 @@ fn option(argument: &Arg) -> String {
     }
     let mut line =
         format!("- `{name}`: {}", argument.get_help().map(ToString::to_string).unwrap_or_default());
-    let possible = argument.get_possible_values();
-    let possible: Vec<_> = possible.iter().filter(|value| !value.is_hide_set() && takes_value).collect();
+    let is_listed = takes_value && !argument.is_hide_possible_values_set();
+    let possible = if is_listed { argument.get_possible_values() } else { Vec::new() };
+    let possible: Vec<_> = possible.iter().filter(|value| !value.is_hide_set()).collect();
     if !possible.is_empty() {
         let of = |value: &&clap::builder::PossibleValue| match value.get_help() {
             Some(help) => format!("`{}` ({help})", value.get_name()),

@@ -1,19 +1,18 @@
 //! Errors that end the program.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use slm_checkpoint::StoreError;
 
 use crate::out_file::relative;
-use crate::remedies::Remedy;
+use crate::remedies::{Remedy, remedy_of_writing};
+use crate::signals::Signal;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Exit code for an invalid command line.
 pub(crate) const USAGE: u8 = 2;
-
-/// Exit code after Ctrl-C, as shells report it.
-pub(crate) const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -57,6 +56,9 @@ pub(crate) enum Error {
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("interrupted")]
     Interrupted,
+    /// A signal such as SIGTERM in a command that continues after Ctrl-C.
+    #[error("ended by a signal")]
+    Terminated,
     /// Ctrl-C while an output was written that appears complete or not at all.
     #[error("interrupted; nothing was written to {path}", path = path.display())]
     Unwritten { path: PathBuf },
@@ -114,11 +116,17 @@ impl Error {
         Self::File { path: path.into(), detail: detail.to_string() }
     }
 
+    /// A file or directory that cannot be written.
+    pub(crate) fn unwritable(path: impl Into<PathBuf>, source: &io::Error) -> Self {
+        Self::file(path, format!("cannot be written: {source}{}", remedy_of_writing(source)))
+    }
+
     /// Returns the exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::Interrupted | Self::Unwritten { .. } => INTERRUPTED,
+            Self::Interrupted | Self::Unwritten { .. } => Signal::ctrl_c().exit_code(),
+            Self::Terminated => Signal::termination().exit_code(),
             Self::Unfinished { error, .. } => error.code(),
             Self::OutputClosed => 0,
             _ => 1,
@@ -142,7 +150,7 @@ impl Error {
             Self::File { .. } => "file",
             Self::Usage(_) => "usage",
             Self::Threads(_) => "threads",
-            Self::Interrupted | Self::Unwritten { .. } => "interrupted",
+            Self::Interrupted | Self::Terminated | Self::Unwritten { .. } => "interrupted",
             Self::Unfinished { error, .. } => error.kind(),
             Self::OutputClosed => "output",
         }

@@ -53,7 +53,7 @@ impl HtmlArgs {
         let Some(path) = &self.html else { return Ok(()) };
         let html = page()?.render()?;
         let file = file(path)?;
-        fs::write(file.path(), html).map_err(|error| Error::file(path, error))?;
+        fs::write(file.path(), html).map_err(|error| Error::unwritable(path, &error))?;
         file.commit()?;
         output.say(format!("\nwrote page        {}", path.display()))
     }
@@ -189,6 +189,20 @@ impl Table {
 }
 
 impl Chart {
+    /// Creates a chart of perplexities on a text, each with its change from the first one.
+    pub(crate) fn of_perplexities(measured_on: &str, bars: &[(&str, f64)]) -> Self {
+        let first = bars.first().map_or(f64::NAN, |bar| bar.1);
+        let bar = |(index, (label, value)): (usize, &(&str, f64))| {
+            let change = match index {
+                0 => String::new(),
+                _ => format!(" ({:+.2} %)", (value / first - 1.0) * 100.0),
+            };
+            ((*label).to_owned(), *value, format!("{value:.4}{change}"))
+        };
+        let note = format!("Perplexity on {measured_on}; lower is better.");
+        Self::new("Quality", &note, bars.iter().enumerate().map(bar).collect())
+    }
+
     pub(crate) fn new(title: &str, note: &str, bars: Vec<(String, f64, String)>) -> Self {
         let largest =
             bars.iter().map(|(_, size, _)| *size).filter(|size| size.is_finite()).fold(0.0, f64::max);
@@ -203,7 +217,12 @@ impl Chart {
 
 /// Creates a fact without a label of its own.
 pub(crate) fn remark(text: &str) -> Fact {
-    Fact { label: "Remark".to_owned(), text: text.to_owned() }
+    Fact { label: "note".to_owned(), text: text.to_owned() }
+}
+
+/// Creates the fact of a warning.
+pub(crate) fn warning(text: &str) -> Fact {
+    Fact { label: "warning".to_owned(), text: text.to_owned() }
 }
 
 /// Parses the facts of a text report: lines with a label, at least two spaces, and a text.

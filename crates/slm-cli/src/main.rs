@@ -3,7 +3,6 @@
 // Doc comments on arguments are help texts, in which brackets are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-mod any_case;
 mod args;
 mod calibrated_on;
 mod chat_setup;
@@ -21,17 +20,23 @@ mod hints;
 mod html;
 mod interrupt;
 mod json;
+mod limits;
 mod memory;
 mod messages;
+mod nearest;
 mod numbers;
 mod out_file;
 mod output;
 mod progress;
 mod remedies;
 mod shipped;
+mod signals;
 mod table;
 mod terminal;
+mod terminal_mode;
 mod text;
+mod transforms;
+mod words;
 mod workers;
 
 use std::io::Write;

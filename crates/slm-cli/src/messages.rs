@@ -1,11 +1,15 @@
 //! Messages on standard error, in the form of the program's errors: `warning: ...`.
 
 use std::fmt;
+use std::io::{self, Write};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::progress::between_bars;
+use crate::terminal::{stderr_width, wrapped};
 
 /// The format of a message: its level in a word, then its text.
 pub(crate) struct Messages;
@@ -34,5 +38,31 @@ where
         }
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
+    }
+}
+
+/// Standard error with wrapped lines, printed between the progress bars.
+pub(crate) struct WrappedStderr {
+    width: Option<usize>,
+}
+
+impl WrappedStderr {
+    pub(crate) fn new() -> Self {
+        Self { width: stderr_width() }
+    }
+}
+
+impl Write for WrappedStderr {
+    /// Receives whole lines.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        between_bars(|| match std::str::from_utf8(bytes) {
+            Ok(text) => io::stderr().write_all(wrapped(text, self.width).as_bytes()),
+            Err(_) => io::stderr().write_all(bytes),
+        })?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }

@@ -70,7 +70,7 @@ impl OutFile {
     pub(crate) fn commit(self) -> Result<()> {
         match self.file.commit() {
             Ok(_) => Ok(()),
-            Err(StoreError::Io { source, .. }) => Err(Error::file(&self.target, source)),
+            Err(StoreError::Io { source, .. }) => Err(Error::unwritable(&self.target, &source)),
             Err(other) => Err(other.into()),
         }
     }

@@ -4,13 +4,20 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use indicatif::{
-    HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::terminal::stderr_width;
 
 /// Interval between two updates, and delay before a spinner or a bar appears. A unit of work may take minutes, in which
 /// the time that has passed shows that the program runs.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Widths of a bar in columns.
+const WIDEST_BAR: usize = 24;
+const NARROWEST_BAR: usize = 4;
+
+/// Number of columns of a line next to the bar.
+const BESIDE_BAR: usize = 56;
 
 /// All bars of the process, so that lines printed in between know what is drawn.
 static BARS: LazyLock<MultiProgress> =
@@ -32,7 +39,10 @@ impl Progress {
 
     /// Creates a bar for `total` units of work. It draws nothing if standard error is not a terminal.
     pub(crate) fn bar(&self, what: &str, total: usize) -> ProgressBar {
-        self.styled(what, 0, Some(total), "{prefix} [{bar:24}] {pos}/{len} {elapsed} (eta {left})")
+        let room = stderr_width().unwrap_or_default().saturating_sub(BESIDE_BAR);
+        let width = room.clamp(NARROWEST_BAR, WIDEST_BAR);
+        let template = format!("{{prefix}} [{{bar:{width}}}] {{pos}}/{{len}} {{elapsed}} (eta {{left}})");
+        self.styled(what, 0, Some(total), &template)
     }
 
     /// Creates a bar that begins at unit `from`, with a message after it, which is cut at the edge of the terminal.
@@ -51,19 +61,30 @@ impl Progress {
         let bar = if self.quiet { hidden } else { BARS.add(hidden) };
         let from = from as u64;
         if let Ok(style) = ProgressStyle::with_template(template) {
+            // A string that cannot be written to is not drawn, either.
             let left = move |state: &ProgressState, out: &mut dyn Write| {
                 let left = time_left(state.elapsed(), state.pos().saturating_sub(from), state.len(), from);
-                // A string that cannot be written to is not drawn, either.
-                let _ = match left {
-                    Some(left) => write!(out, "{:#}", HumanDuration(left)),
-                    None => write!(out, "-"),
-                };
+                let _ = out.write_str(&left.map_or_else(|| "-".to_owned(), in_words));
             };
-            bar.set_style(style.with_key("left", left).progress_chars("=> ").tick_chars("|/-\\ "));
+            let elapsed = |state: &ProgressState, out: &mut dyn Write| {
+                let _ = out.write_str(&in_words(state.elapsed()));
+            };
+            let style = style.with_key("left", left).with_key("elapsed", elapsed);
+            bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
         }
         let bar = bar.with_prefix(what.to_owned()).with_position(from);
         bar.enable_steady_tick(TICK);
         bar
+    }
+}
+
+/// Formats a duration such as 59s, 4m05s or 3h20m.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
     }
 }
 
@@ -88,5 +109,12 @@ mod tests {
         assert_eq!(left(30, 3, 10), Some(Duration::from_secs(30)));
         assert_eq!(left(30, 6, 10), Some(Duration::ZERO));
         assert_eq!(time_left(Duration::ZERO, 1, None, 0), None);
+    }
+
+    #[test]
+    fn times_are_short_and_change_every_second() {
+        let shown = |seconds| in_words(Duration::from_secs_f64(seconds));
+        assert_eq!([0.2, 59.4, 59.6, 245.0].map(shown), ["0s", "59s", "1m00s", "4m05s"]);
+        assert_eq!([3599.0, 3600.0, 90_000.0].map(shown), ["59m59s", "1h00m", "25h00m"]);
     }
 }

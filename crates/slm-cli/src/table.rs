@@ -109,6 +109,8 @@ fn fitted(header: &[&str], mut rows: Vec<Vec<String>>, width: usize) -> Fitted {
             if !same.is_empty() {
                 notes.push(format!("all rows: {}", same.join("; ")));
             }
+            // A column of bars has no name.
+            left_out.retain(|name: &&str| !name.is_empty());
             if !left_out.is_empty() {
                 left_out.reverse();
                 notes.push(format!("left out: {} (--wide shows every column)", left_out.join(", ")));
@@ -198,5 +200,8 @@ mod tests {
         }
         let narrow = fitted(&header, rows, 24);
         assert_eq!(narrow.notes, ["all rows: kernel avx2; scheme int8 tensor"]);
+        let bars = ["up", "down"].map(|name| vec![name.to_owned(), "#".repeat(10 + name.len())]);
+        let Fitted { table, notes } = fitted(&["layer", ""], bars.to_vec(), 8);
+        assert!(!table.contains('#') && notes.is_empty(), "{table}\n{notes:?}");
     }
 }

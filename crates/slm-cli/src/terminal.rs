@@ -1,16 +1,20 @@
 //! Terminals: their width, and text that fits it.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use textwrap::{Options, WordSeparator, WordSplitter};
-
-use crate::progress::between_bars;
 
 /// Maximum width in columns of a label at the start of a line to which continuation lines are indented.
 const WIDEST_LABEL: usize = 24;
 
 /// Start of clap's usage line.
 const USAGE: &str = "Usage: ";
+
+/// End of a line of a command that continues on the next line.
+const CONTINUED: &str = " \\";
+
+/// Number of columns before the continuation lines of a command.
+const COMMAND_INDENT: usize = 6;
 
 /// Columns of a terminal that does not tell.
 const USUAL_WIDTH: usize = 80;
@@ -34,10 +38,11 @@ fn columns(size: Option<(terminal_size::Width, terminal_size::Height)>) -> usize
     known.or_else(said).filter(|&width| width > 0).unwrap_or(USUAL_WIDTH)
 }
 
-/// Returns `true` if messages may be coloured: on a terminal, unless `NO_COLOR` is set.
+/// Returns `true` if messages may be coloured: on a terminal that knows colours, unless `NO_COLOR` is set.
 pub(crate) fn colours() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    wanted && io::stderr().is_terminal()
+    let able = std::env::var_os("TERM").is_none_or(|name| name != "dumb");
+    wanted && able && io::stderr().is_terminal()
 }
 
 /// Breaks lines of `text` that are wider than `width` at spaces, and indents continuation lines to the text of the
@@ -45,19 +50,54 @@ pub(crate) fn colours() -> bool {
 /// a path, is not broken.
 pub(crate) fn wrapped(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
+    let mut continues_command = false;
     let wrap = |line: &str| {
+        let is_command = continues_command || is_command(line);
+        continues_command = is_command && line.ends_with(CONTINUED);
         if textwrap::core::display_width(line) <= width {
-            return line.trim_end().to_owned();
+            line.trim_end().to_owned()
+        } else if is_command {
+            wrapped_command(line, width)
+        } else {
+            broken(line, width, hanging(line).min(width / 2)).join("\n")
         }
-        let indent = " ".repeat(hanging(line).min(width / 2));
-        let options = Options::new(width)
-            .subsequent_indent(&indent)
-            .break_words(false)
-            .word_separator(WordSeparator::AsciiSpace)
-            .word_splitter(WordSplitter::NoHyphenation);
-        textwrap::wrap(line, options).join("\n")
     };
     text.split('\n').map(wrap).collect::<Vec<_>>().join("\n")
+}
+
+/// Breaks a line at spaces, and indents all lines but the first.
+fn broken(line: &str, width: usize, indent: usize) -> Vec<String> {
+    let indent = " ".repeat(indent);
+    let options = Options::new(width)
+        .subsequent_indent(&indent)
+        .break_words(false)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation);
+    textwrap::wrap(line, options).into_iter().map(std::borrow::Cow::into_owned).collect()
+}
+
+/// Returns `true` for the first line of an example that can be pasted into a shell.
+fn is_command(line: &str) -> bool {
+    line.strip_prefix("  slm ").is_some_and(|rest| !rest.contains("  "))
+}
+
+/// Breaks a line of a command outside of quotes, so that it can still be pasted into a shell.
+fn wrapped_command(line: &str, width: usize) -> String {
+    const SPACE_IN_QUOTES: char = '\u{a0}';
+    let (line, end) = match line.strip_suffix(CONTINUED) {
+        Some(line) => (line, CONTINUED),
+        None => (line, ""),
+    };
+    let mut in_quotes = false;
+    let line: String = line
+        .chars()
+        .map(|letter| {
+            in_quotes ^= letter == '\'' || letter == '"';
+            if in_quotes && letter == ' ' { SPACE_IN_QUOTES } else { letter }
+        })
+        .collect();
+    let lines = broken(&line, width.saturating_sub(CONTINUED.len()), COMMAND_INDENT);
+    lines.join(&format!("{CONTINUED}\n")).replace(SPACE_IN_QUOTES, " ") + end
 }
 
 /// Number of columns before the text of a line.
@@ -74,32 +114,6 @@ fn hanging(line: &str) -> usize {
         columns if columns <= WIDEST_LABEL => columns,
         _ => spaces,
     })
-}
-
-/// Standard error with wrapped lines, printed between the progress bars.
-pub(crate) struct WrappedStderr {
-    width: Option<usize>,
-}
-
-impl WrappedStderr {
-    pub(crate) fn new() -> Self {
-        Self { width: stderr_width() }
-    }
-}
-
-impl Write for WrappedStderr {
-    /// Receives whole lines.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        between_bars(|| match std::str::from_utf8(bytes) {
-            Ok(text) => io::stderr().write_all(wrapped(text, self.width).as_bytes()),
-            Err(_) => io::stderr().write_all(bytes),
-        })?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
 }
 
 #[cfg(test)]
@@ -123,6 +137,23 @@ mod tests {
         let path = "wrote /a/path/that/is/longer/than/a/line/of/the/terminal";
         assert_eq!(wrap(path), path.replace("wrote ", "wrote\n"));
         assert_eq!(wrapped(path, None), path);
+    }
+
+    #[test]
+    fn examples_can_be_pasted_into_a_shell() {
+        let example = "Examples:\n  slm qat --checkpoint my-model --prompt 'Once upon a time' \\\n      --layer 'a b' --steps 20\n  \
+                       slm ptq       quantize";
+        for width in 30..80 {
+            let shown = wrapped(example, Some(width));
+            assert!(shown.lines().all(|line| line.len() <= width), "{width}:\n{shown}");
+            let shell = |text: &str| {
+                let text = text.replace("\\\n", " ");
+                let command = text.lines().nth(1).unwrap_or_default();
+                command.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            };
+            assert_eq!(shell(&shown), shell(example), "{width}:\n{shown}");
+            assert!(shown.contains("'Once upon a time'"), "{width}:\n{shown}");
+        }
     }
 
     #[test]

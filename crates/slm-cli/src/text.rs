@@ -116,6 +116,7 @@ impl Tokens {
     ) -> Result<Self> {
         let start = std::time::Instant::now();
         let _spinner = context.progress.spinner("reading the text");
+        let _waiting = context.interrupt.while_reading(path);
         let tokens = match Data::open(path)? {
             Data::Text(reader) => {
                 let encoded = reader.encode(tokenizer, limit)?;

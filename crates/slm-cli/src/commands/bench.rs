@@ -7,13 +7,14 @@ use serde::Serialize;
 use slm_kernels::{KernelKind, ReadMeter};
 use slm_model::Transformer;
 use slm_quant_core::{
-    ActivationGranularity, ActivationQuant, Bits, Granularity, QuantScheme, QuantizationType, ScaleDtype,
+    ActivationGranularity, ActivationQuant, Granularity, QuantScheme, QuantizationType, ScaleDtype,
 };
 
 use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
+use crate::words::Width;
 use cost::{Arithmetic, Cost, KernelUse, LayerCost};
 use profile::Profile;
 use random::{Quantization, RandomWeights};
@@ -43,8 +44,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Shape::Stories15m)]
     shape: Shape,
     /// Width of the weights: 32 (float), 8 or 4
-    #[arg(long, default_value_t = 8)]
-    bits: u8,
+    #[arg(long, default_value = "8")]
+    bits: Width,
     /// Quantization of activations: dynamic or weight-only
     #[arg(long = "type", value_name = "TYPE", default_value_t = QuantizationType::Dynamic)]
     quantization_type: QuantizationType,
@@ -182,12 +183,7 @@ fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(Str
         model.check_positions(positions)?;
         return Ok((dir.display().to_string(), model));
     }
-    let bits = match args.bits {
-        32 => None,
-        bits => {
-            Some(Bits::try_from(bits).map_err(|_| Error::Usage(format!("--bits {bits}: use 32, 8 or 4")))?)
-        }
-    };
+    let Width(bits) = args.bits;
     let activation = match args.quantization_type {
         QuantizationType::WeightOnly => ActivationQuant::Float,
         QuantizationType::Dynamic => ActivationQuant::Dynamic(ActivationGranularity::default()),

@@ -70,10 +70,10 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> Result<()> {
         context.output.headline("Type a message, or /help. Ctrl-C stops an answer; Ctrl-D or /quit ends.")?;
     }
     loop {
-        let line = match input.read()? {
+        let line = match input.read(context)? {
             Line::Text(line) => line,
             Line::Stopped => {
-                context.interrupt.clear();
+                context.interrupt.clear()?;
                 continue;
             }
             Line::End => return Ok(()),
@@ -124,7 +124,7 @@ fn reply(
             conversation.turns.push(Message::assistant(content));
             Ok(())
         }
-        Err(error @ Error::OutputClosed) => Err(error),
+        Err(error @ (Error::OutputClosed | Error::Terminated)) => Err(error),
         Err(error) => {
             conversation.turns.pop();
             complain(&error, context)
@@ -161,7 +161,7 @@ impl Conversation {
     fn save(&self, path: &Path) -> Result<()> {
         let file = OutFile::of_option("/save", path, true)?;
         let messages = json!({ "messages": self.messages() });
-        let fail = |error: std::io::Error| Error::file(path, error);
+        let fail = |error: std::io::Error| Error::unwritable(path, &error);
         let text = serde_json::to_string_pretty(&messages).map_err(|error| fail(error.into()))?;
         fs::write(file.path(), text + "\n").map_err(fail)?;
         file.commit()

@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
 use crate::json::{number, optional_number};
+use crate::limits::DIFFERENT;
 use crate::table::{Ranking, Row, TableArgs};
 use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
@@ -221,9 +222,6 @@ impl CompareResult {
 
 /// Columns of the table of layers.
 const HEADER: [&str; 6] = ["layer output", "own dB", "total dB", "cosine", "mean |error|", "max |error|"];
-
-/// Mean divergence in nats above which predictions count as those of a different model.
-const DIFFERENT: f64 = 0.1;
 
 /// The verdict on B. Predictions may be far from A's even if the perplexity is similar.
 fn headline(result: &CompareResult) -> String {

@@ -9,6 +9,7 @@ use clap_mangen::Man;
 use serde::Serialize;
 
 use crate::args::Arguments;
+use crate::command_line;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
@@ -84,7 +85,7 @@ pub(crate) fn run(args: &CompletionsArgs, context: &Context) -> Result<()> {
         )));
     }
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "slm", &mut script);
+    clap_complete::generate(shell, &mut command_line::command(), "slm", &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
     context.output.stream(&script)?;
     context.output.result(&CompletionsResult { output: None, files: Vec::new(), script: Some(script) })
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &CompletionsArgs, context: &Context) -> Result<()> {
 
 /// Writes a page for the program and one for each command.
 fn manual_pages(dir: &Path, overwrite: bool) -> Result<Vec<String>> {
-    fs::create_dir_all(dir).map_err(|error| Error::file(dir, error))?;
+    fs::create_dir_all(dir).map_err(|error| Error::unwritable(dir, &error))?;
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
     let mut files = Vec::new();
@@ -109,7 +110,7 @@ fn write_pages(command: &clap::Command, dir: &Path, overwrite: bool, files: &mut
     let mut text = Vec::new();
     page.render(&mut text).map_err(|error| Error::file(&path, error))?;
     let file = OutFile::create(&path, overwrite)?;
-    fs::write(file.path(), text).map_err(|error| Error::file(&path, error))?;
+    fs::write(file.path(), text).map_err(|error| Error::unwritable(&path, &error))?;
     file.commit()?;
     files.push(page.get_filename());
     Ok(())

@@ -8,10 +8,12 @@ use serde::Serialize;
 use slm_train::{Setting, TrainingConfig};
 
 use crate::commands::setting_args;
-use crate::config_keys::{self, Key, REQUIRED, SECTIONS, Section};
+use crate::config_keys::{self, Key, REQUIRED, SECTIONS, Section, all};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::nearest::similar;
 use crate::out_file::OutFile;
+use crate::words::Suggesting;
 
 /// Write, check and explain config files.
 ///
@@ -51,6 +53,7 @@ enum Action {
     /// Explain a key, a section or all keys
     Explain {
         /// Key, such as training.steps or granularity, or a section [default: list all]
+        #[arg(value_parser = Suggesting(names()), hide_possible_values = true)]
         key: Option<String>,
     },
 }
@@ -97,7 +100,7 @@ fn init(purpose: Purpose, out: Option<&Path>, overwrite: bool, context: &Context
     match out {
         Some(path) => {
             let file = OutFile::create(path, overwrite)?;
-            fs::write(file.path(), &config).map_err(|error| Error::file(path, error))?;
+            fs::write(file.path(), &config).map_err(|error| Error::unwritable(path, &error))?;
             file.commit()?;
             context.output.headline(format!("wrote {}", path.display()))?;
         }
@@ -228,7 +231,6 @@ struct ExplainResult {
 }
 
 fn explain(key: Option<&str>, context: &Context) -> Result<()> {
-    let all = || SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
     let found: Vec<(&Section, &Key)> = match key {
         None => all().collect(),
         Some(name) => {
@@ -241,7 +243,7 @@ fn explain(key: Option<&str>, context: &Context) -> Result<()> {
     };
     if found.is_empty() {
         let wanted = key.unwrap_or_default();
-        let hint = other_name(wanted).unwrap_or_else(|| match similar(wanted) {
+        let hint = other_name(wanted).unwrap_or_else(|| match nearest(wanted) {
             Some((section, key)) => format!("; did you mean {}.{}?", section.name, key.name),
             None => "; slm config explain lists all".to_owned(),
         });
@@ -270,6 +272,12 @@ fn explain(key: Option<&str>, context: &Context) -> Result<()> {
     context.output.result(&ExplainResult { keys: found.into_iter().map(view).collect() })
 }
 
+/// Names of all sections and keys.
+fn names() -> Vec<String> {
+    let sections = SECTIONS.iter().map(|section| section.name.to_owned());
+    sections.chain(all().map(|(section, key)| format!("{}.{}", section.name, key.name))).collect()
+}
+
 /// Returns the end of the message that a config with the key `wanted` would get, if it names the key that other programs
 /// call so.
 fn other_name(wanted: &str) -> Option<String> {
@@ -286,12 +294,9 @@ fn other_name(wanted: &str) -> Option<String> {
 }
 
 /// Returns the key with the name that is most similar to `wanted`.
-fn similar(wanted: &str) -> Option<(&'static Section, &'static Key)> {
+fn nearest(wanted: &str) -> Option<(&'static Section, &'static Key)> {
     let name = wanted.rsplit('.').next().unwrap_or(wanted);
-    let likeness = |key: &Key| strsim::jaro_winkler(key.name, name);
-    let all = SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
-    let nearest = all.max_by(|a, b| likeness(a.1).total_cmp(&likeness(b.1)));
-    nearest.filter(|(_, key)| likeness(key) > 0.75)
+    similar(name, all().map(|(section, key)| (key.name, (section, key)))).into_iter().next()
 }
 
 #[cfg(test)]
@@ -313,8 +318,8 @@ mod tests {
         for wanted in ["batch", "learning", "zzz", "", ".", "a.b.c"] {
             assert_eq!(other_name(wanted), None, "{wanted}");
         }
-        assert_eq!(similar("batch").map(|(_, key)| key.name), Some("batch_size"));
-        assert!(similar("zzz").is_none());
+        assert_eq!(nearest("batch").map(|(_, key)| key.name), Some("batch_size"));
+        assert!(nearest("zzz").is_none());
     }
 
     /// New configs are valid as they are, and with every commented default activated.

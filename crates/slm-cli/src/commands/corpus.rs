@@ -52,7 +52,7 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         return Err(Error::Usage("--stories 0: write at least one story".to_owned()));
     }
     let file = OutFile::create(&args.out, args.overwrite)?;
-    let fail = |error: std::io::Error| Error::file(&args.out, error);
+    let fail = |error: std::io::Error| Error::unwritable(&args.out, &error);
     let mut corpus = Corpus::new(args.seed);
     let bar = context.progress.bar("writing stories", args.stories as usize);
     let (mut nats, mut bytes, mut written) = (0.0, 0, 0);

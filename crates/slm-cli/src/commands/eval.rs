@@ -90,6 +90,9 @@ struct EvalResult {
     /// Total negative log-likelihood of all scored tokens, in nats.
     total_nll: f64,
     tokens: usize,
+    /// Names of the texts.
+    #[serde(skip)]
+    measured_on: String,
     windows: usize,
     window: usize,
     /// True if each window began with the beginning-of-sequence token.
@@ -226,6 +229,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         ),
         total_nll,
         tokens,
+        measured_on: names(&args.data),
         windows: sum(|text| text.windows),
         window,
         bos: !windowing.prefix.is_empty(),
@@ -238,6 +242,14 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// Names the texts, or counts them if they are many.
+fn names(texts: &[PathBuf]) -> String {
+    match texts.len() {
+        0..=3 => texts.iter().map(|text| text.display().to_string()).collect::<Vec<_>>().join(", "),
+        count => format!("{count} texts"),
+    }
 }
 
 /// A window with the prefix of its text.

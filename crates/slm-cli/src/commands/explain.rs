@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::glossary::{self, TERMS, Term};
 use crate::output::Output;
 use crate::terminal::wrapped;
+use crate::words::Suggesting;
 
 /// Width of an explanation in columns if the output is not a terminal.
 const WIDTH: usize = 80;
@@ -19,19 +20,25 @@ const WIDTH: usize = 80;
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// Term or several, such as sqnr, scale, 'zero point', perplexity, kl, gptq or group [default: list all]
+    #[arg(value_parser = Suggesting(names()), hide_possible_values = true)]
     term: Vec<String>,
+}
+
+/// Names of all terms, each as one word, in lower case, as shells compare them with what was typed.
+fn names() -> Vec<String> {
+    TERMS.iter().map(|term| term.name.to_lowercase().replace(' ', "-")).collect()
 }
 
 #[derive(Serialize)]
 struct Explanation {
     term: &'static str,
     also: &'static [&'static str],
-    text: &'static str,
+    text: String,
 }
 
 impl From<&Term> for Explanation {
     fn from(term: &Term) -> Self {
-        Self { term: term.name, also: term.aliases, text: term.text }
+        Self { term: term.name, also: term.aliases, text: term.text() }
     }
 }
 
@@ -79,7 +86,7 @@ fn terms(words: &[String]) -> Result<Vec<&'static Term>> {
 fn explain(term: &Term, output: &Output) -> Result<()> {
     output.headline(term.name)?;
     let width = output.width().unwrap_or(WIDTH);
-    output.stream(&format!("\n{}\n", wrapped(term.text, Some(width))))?;
+    output.stream(&format!("\n{}\n", wrapped(&term.text(), Some(width))))?;
     if term.aliases.is_empty() {
         return Ok(());
     }

@@ -16,6 +16,7 @@ use crate::commands::train::{interrupted, watched};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::Page;
+use crate::limits::NEGLIGIBLE;
 use crate::memory;
 use crate::text::evaluate_with_progress;
 
@@ -86,7 +87,7 @@ struct FinetuneResult {
     seconds: f64,
 }
 
-/// The default config, without `warmup_steps`.
+/// The default config. The number of warm-up steps depends on the number of steps.
 const DEFAULT: &str = "
 [training]
 steps = 300
@@ -97,10 +98,11 @@ min_learning_rate = 5e-5
 weight_decay = 0.0
 validation_fraction = 0.1
 eval_interval = 50
+warmup_steps = 4294967295
 ";
 
-/// Change of the perplexity, as a share, that is too small to matter.
-const NEGLIGIBLE: f64 = 0.005;
+/// Number of warm-up steps in [`DEFAULT`] that stands for a suitable one.
+const UNSET: usize = u32::MAX as usize;
 
 /// Default number of warm-up steps; a tenth of the steps of a shorter run.
 const WARMUP_STEPS: usize = 20;
@@ -112,7 +114,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let config = config(args, &start)?;
     let (steps, precision) = (config.training.steps, config.training.precision);
     let rounding = start.is_quantized().then_some(config.finetune.rounding);
-    let data = args.run.data(&config)?;
+    let data = args.run.data(&config, context)?;
     let mut trainer = args.run.trainer(config, &data, Some(&start).into(), context)?;
     let HeldOut { windows, part } = args.run.held_out(&trainer, &args.run.windowing(&trainer)?, context)?;
     let model = context.load_model(&start)?;
@@ -223,12 +225,12 @@ fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
         Some(path) => (TrainingConfig::for_model(path, start, &settings)?, path.display().to_string()),
         None => {
             let origin = "the default config";
-            let parse = |warmup_steps: usize| {
-                let text = format!("{DEFAULT}warmup_steps = {warmup_steps}\n");
-                TrainingConfig::parse_for_model(&text, origin, start, &settings)
-            };
-            let steps = parse(0)?.training.steps;
-            (parse(WARMUP_STEPS.min(steps / 10))?, origin.to_owned())
+            let mut config = TrainingConfig::parse_for_model(DEFAULT, origin, start, &settings)?;
+            let training = &mut config.training;
+            if training.warmup_steps == UNSET {
+                training.warmup_steps = WARMUP_STEPS.min(training.steps / 10);
+            }
+            (config, origin.to_owned())
         }
     };
     config.quantization.quantization_mode = QuantizationMode::None;

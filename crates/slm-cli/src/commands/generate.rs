@@ -65,7 +65,7 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
     args.request(String::new())?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let tokenizer = tokenizer(&checkpoint)?;
-    let requests = match args.prompt.read()? {
+    let requests = match args.prompt.read(context)? {
         Prompts::One(text) => {
             // An empty prompt is reported before the weights are read.
             prompt::encode(&tokenizer, &text)?;

@@ -43,13 +43,15 @@ struct LogitsResult {
 }
 
 pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
-    let bytes = match args.ids.as_os_str() == "-" {
+    let waiting = context.interrupt.while_reading(&args.ids);
+    let bytes = match waiting.is_some() {
         true => {
             let mut bytes = Vec::new();
             std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
         }
         false => std::fs::read(&args.ids),
     };
+    drop(waiting);
     let bytes = bytes.map_err(|source| slm_text::Error::Read { path: args.ids.clone(), source })?;
     let ids = parse_ids(&args.ids, &bytes)?;
     let file = OutFile::create(&args.out, args.overwrite)?;

@@ -287,7 +287,7 @@ fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
     match &args.out {
         Some(path) => {
             let file = OutFile::create(path, args.overwrite)?;
-            std::fs::write(file.path(), &result.config).map_err(|source| Error::file(path, source))?;
+            std::fs::write(file.path(), &result.config).map_err(|error| Error::unwritable(path, &error))?;
             file.commit()?;
             output.say(format!(
                 "\nwrote {}; to quantize by it, give slm ptq --config {}",

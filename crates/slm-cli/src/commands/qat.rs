@@ -89,7 +89,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let config = config(args, start.checkpoint)?;
     let (steps, precision) = (config.training.steps, config.training.precision);
     let ptq = config.quantization.ptq();
-    let data = args.run.data(&config)?;
+    let data = args.run.data(&config, context)?;
     let mut trainer = args.run.trainer(config, &data, start, context)?;
     if start.checkpoint.is_some_and(Checkpoint::is_quantized) {
         let kept =

@@ -56,8 +56,8 @@ impl RunArgs {
     }
 
     /// Reads the training data.
-    pub(super) fn data(&self, config: &TrainingConfig) -> Result<Data> {
-        Data::read(&self.data, config.model.vocab_size)
+    pub(super) fn data(&self, config: &TrainingConfig, context: &Context) -> Result<Data> {
+        Data::read(&self.data, config.model.vocab_size, context)
     }
 
     /// Starts the run, or resumes it.
@@ -127,7 +127,8 @@ pub(super) enum Data {
 }
 
 impl Data {
-    pub(super) fn read(path: &Path, vocab_size: usize) -> Result<Self> {
+    pub(super) fn read(path: &Path, vocab_size: usize, context: &Context) -> Result<Self> {
+        let _waiting = context.interrupt.while_reading(path);
         Ok(match DataFile::open(path)? {
             DataFile::Ids(ids) => Self::Sequences(Sequences::new(path, ids, vocab_size)?),
             DataFile::Text(reader) => Self::Text(reader.read_to_end()?),

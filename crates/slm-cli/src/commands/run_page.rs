@@ -32,10 +32,7 @@ impl RunPage<'_> {
             Page::new(format!("slm {}: {}", self.command, self.checkpoint.display()), self.verdict);
         page.facts = self.facts;
         if !self.quality.is_empty() {
-            let bars =
-                self.quality.into_iter().map(|(name, value)| (name.to_owned(), value, format!("{value:.4}")));
-            let note = format!("Perplexity on {}; lower is better.", self.measured_on);
-            page.charts.push(Chart::new("Quality", &note, bars.collect()));
+            page.charts.push(Chart::of_perplexities(self.measured_on, &self.quality));
         }
         page.charts.extend(inspected.charts);
         page.plots = inspected.plots;

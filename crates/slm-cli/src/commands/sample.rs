@@ -108,7 +108,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
         let texts = sequences.iter().map(|ids| tokenizer.decode(ids));
         texts.collect::<Result<Vec<_>, _>>()?.join("\n").into_bytes()
     };
-    fs::write(out.path(), content).map_err(|error| Error::file(&args.out, error))?;
+    fs::write(out.path(), content).map_err(|error| Error::unwritable(&args.out, &error))?;
     out.commit()?;
     let tokens = args.sequences * length;
     let seconds = start.elapsed().as_secs_f64();

@@ -5,7 +5,7 @@ use slm_ptq::LayerRule;
 use slm_quant_core::{Bits, Granularity, Mapping, QuantizationType, ScaleDtype};
 use slm_train::QuantizationConfig;
 
-use crate::error::Result;
+use crate::words::bits;
 
 /// Scheme options. Without an option, the config applies if the command has one, and otherwise the default in the help.
 #[derive(Debug, Args)]
@@ -51,14 +51,6 @@ struct WeightSchemeArgs {
     /// wins)
     #[arg(long = "layer", value_name = "PATTERN=SCHEME")]
     layers: Vec<LayerRule>,
-}
-
-/// Parses a code width, which may be the name of a type: `int4`.
-fn bits(text: &str) -> Result<Bits, String> {
-    let digits = text.to_ascii_lowercase();
-    let digits = digits.trim_start_matches("int").trim_end_matches("-bit").trim_end_matches("bit");
-    let bits = digits.parse::<u8>().ok().and_then(|bits| Bits::try_from(bits).ok());
-    bits.ok_or_else(|| "it must be 8 or 4".to_owned())
 }
 
 impl SchemeArgs {

@@ -135,8 +135,8 @@ fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
     page.facts = facts(&summary(result, args));
     let worst = &result.units[..result.units.len().min(CHART)];
     let title = match worst.len() < result.units.len() {
-        true => format!("KL divergence of the worst {CHART}"),
-        false => "KL divergence".to_owned(),
+        true => format!("KL divergence of the worst {CHART}, in nats"),
+        false => "KL divergence, in nats".to_owned(),
     };
     let bars = |of: fn(&UnitResult) -> (f64, String)| {
         let bar = |unit: &UnitResult| {
@@ -145,7 +145,7 @@ fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
         };
         worst.iter().map(bar).collect::<Vec<_>>()
     };
-    let note = "In nats: how far the predictions move when this alone is quantized.";
+    let note = "How far the predictions move when this alone is quantized.";
     page.charts.push(Chart::new(&title, note, bars(|unit| (unit.kl_mean, format!("{:.6}", unit.kl_mean)))));
     let saved = bars(|unit| (unit.bytes_saved as f64, table::bytes(unit.bytes_saved)));
     page.charts.push(Chart::new("Bytes saved by the same", "Compared with 32-bit floats.", saved));

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
                        afterwards with `slm ptq --config` and the same file";
         tracing::warn!("{message}");
     }
-    let data = Data::read(&args.data, config.model.vocab_size)?;
+    let data = Data::read(&args.data, config.model.vocab_size, context)?;
     if args.resume && !args.out.exists() {
         return Err(Error::file(&args.out, "there is no run to resume; start it without --resume"));
     }

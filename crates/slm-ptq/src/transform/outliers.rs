@@ -50,7 +50,7 @@ pub(super) fn reason_against(
     let worth = after <= most * before;
     Ok((!worth).then(|| {
         format!(
-            "rotation would leave {:.0} % of the rounding error, and is worth it up to {:.0} %",
+            "rotation would leave {:.0} % of the rounding error, more than {:.0} %",
             after / before.max(f64::MIN_POSITIVE) * 100.0,
             most * 100.0
         )

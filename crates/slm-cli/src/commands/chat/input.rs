@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use rustyline::error::ReadlineError;
 use rustyline::{Behavior, Config, DefaultEditor};
 
+use crate::context::Context;
 use crate::error::{Error, Result};
 
 const PROMPT: &str = "> ";
@@ -38,7 +39,8 @@ impl Input {
         matches!(self, Self::Terminal(_))
     }
 
-    pub(super) fn read(&mut self) -> Result<Line> {
+    pub(super) fn read(&mut self, context: &Context) -> Result<Line> {
+        let _waiting = context.interrupt.while_waiting();
         match self {
             Self::Terminal(editor) => match editor.readline(PROMPT) {
                 Ok(line) => Ok(Line::Text(line)),

@@ -117,7 +117,7 @@ impl<'m> Partner<'m> {
             Ok(ControlFlow::Continue(()))
         });
         // Ctrl-C stops only the answer.
-        context.interrupt.clear();
+        context.interrupt.clear()?;
         let output = output?;
         let rest = stream.finish()?;
         content.push_str(&rest);

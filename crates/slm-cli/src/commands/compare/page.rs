@@ -1,19 +1,16 @@
 //! HTML report of a comparison.
 
 use super::{CompareArgs, CompareResult, headline, summary};
-use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts, remark};
+use crate::html::{self, Cell, Chart, Page, Plot, Point, Table, facts, warning};
 
 pub(super) fn page(result: &CompareResult, args: &CompareArgs) -> Page {
     let title = format!("slm compare: {} and {}", args.dir_a.display(), args.dir_b.display());
     let mut page = Page::new(title, headline(result));
     page.facts = facts(&summary(result, args));
-    page.facts.extend(result.warning.as_deref().map(remark));
-    let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.4}"));
-    page.charts.push(Chart::new(
-        "Quality",
-        &format!("Perplexity on {} tokens of {}; lower is better.", result.tokens, args.data.display()),
-        vec![bar("A", result.perplexity_a), bar("B", result.perplexity_b)],
-    ));
+    page.facts.extend(result.warning.as_deref().map(warning));
+    let text = format!("{} tokens of {}", result.tokens, args.data.display());
+    page.charts
+        .push(Chart::of_perplexities(&text, &[("A", result.perplexity_a), ("B", result.perplexity_b)]));
     let points: Vec<Point> = result
         .layers
         .iter()

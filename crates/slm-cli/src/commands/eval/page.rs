@@ -3,31 +3,28 @@
 use std::path::Path;
 
 use super::{EvalResult, words};
-use crate::html::{Cell, Chart, Page, Table, facts, remark};
+use crate::html::{Cell, Chart, Page, Table, facts, warning};
 
 pub(super) fn page(result: &EvalResult, dir: &Path) -> Page {
     let report = words::report(result);
-    let verdict = report.lines().next().unwrap_or_default().replace("  ", " ");
+    let (verdict, rest) = report.split_once('\n').unwrap_or((&report, ""));
     let words: Vec<&str> = verdict.split_whitespace().collect();
     let mut page = Page::new(format!("slm eval: {}", dir.display()), words.join(" "));
-    page.facts = facts(&report);
-    page.facts.extend(result.warning.as_deref().map(remark));
+    page.facts = facts(rest);
+    page.facts.extend(result.warning.as_deref().map(warning));
     if let (Some(perplexity), Some(divergence)) = (result.perplexity, &result.divergence) {
-        let bar =
-            |label: &str, value: f64, digits: usize| (label.to_owned(), value, format!("{value:.digits$}"));
+        let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.6}"));
+        let bars = [("reference", divergence.perplexity_reference), ("this checkpoint", perplexity)];
+        let text = format!("{} tokens of {}", result.tokens, result.measured_on);
+        page.charts.push(Chart::of_perplexities(&text, &bars));
         page.charts.push(Chart::new(
-            "Perplexity",
-            "Lower is better.",
-            vec![bar("reference", divergence.perplexity_reference, 4), bar("this checkpoint", perplexity, 4)],
-        ));
-        page.charts.push(Chart::new(
-            "KL divergence from the reference",
-            "In nats, over the positions of the texts: the mean, and what half, 90 % and 99 % of them stay below.",
+            "KL divergence from the reference, in nats",
+            "Over the positions of the texts: the mean, and what half, 90 % and 99 % of them stay below.",
             vec![
-                bar("mean", divergence.kl_mean, 6),
-                bar("median", divergence.kl_median, 6),
-                bar("90 %", divergence.kl_p90, 6),
-                bar("99 %", divergence.kl_p99, 6),
+                bar("mean", divergence.kl_mean),
+                bar("median", divergence.kl_median),
+                bar("90 %", divergence.kl_p90),
+                bar("99 %", divergence.kl_p99),
             ],
         ));
     }

@@ -137,7 +137,10 @@ impl SeveralResult {
             let result = &first.result;
             let fact = |label: &str, text: String| Fact { label: label.to_owned(), text };
             if result.tokens > 0 {
-                let text = format!("{} tokens in windows of {}", result.tokens, result.window);
+                let text = format!(
+                    "{} tokens of {}, in windows of {}",
+                    result.tokens, result.measured_on, result.window
+                );
                 page.facts.push(fact("measured on", text));
             }
             page.facts.push(fact("device", result.device.to_owned()));

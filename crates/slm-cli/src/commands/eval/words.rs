@@ -37,8 +37,8 @@ pub(super) fn report(result: &EvalResult) -> String {
             }
         };
         lines.push(format!(
-            "measured on       {} tokens in {} windows of {}{stride}{bos}\n{speed}",
-            result.tokens, result.windows, result.window
+            "measured on       {} tokens of {}, in {} windows of {}{stride}{bos}\n{speed}",
+            result.tokens, result.measured_on, result.windows, result.window
         ));
     }
     lines.extend(result.divergence.iter().map(divergence));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use slm_text::{Prompt, Tokenizer, read_plain};
 
+use crate::context::Context;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Args)]
@@ -41,8 +42,11 @@ impl PromptArgs {
     }
 
     /// Reads the prompts.
-    pub(super) fn read(&self) -> Result<Prompts> {
-        let stdin = || read_plain(Path::new("standard input"), io::stdin());
+    pub(super) fn read(&self, context: &Context) -> Result<Prompts> {
+        let stdin = || {
+            let _waiting = context.interrupt.while_waiting();
+            read_plain(Path::new("standard input"), io::stdin())
+        };
         if let Some(path) = &self.prompts {
             return Ok(match path == Path::new("-") {
                 true => Prompts::Lines { path: "standard input".into(), text: stdin()? },

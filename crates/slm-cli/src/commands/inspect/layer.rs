@@ -6,17 +6,18 @@ use slm_quant_core::{ActivationQuant, Histogram, HistogramView, QParams, Quantiz
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::nearest::similar;
 use crate::output::Output;
 use crate::table::{self, TableArgs};
 
 /// Number of bars in a histogram of values.
 const HISTOGRAM_BINS: usize = 16;
 
-/// Least similarity (Jaro-Winkler) at which a name is suggested.
-const SIMILAR: f64 = 0.85;
+/// Width of the longest bar, in columns, on a terminal with room for it.
+const BAR: usize = 40;
 
-/// Width of the longest bar, in columns.
-const BAR: f64 = 40.0;
+/// Number of columns before a bar.
+const BEFORE_BAR: usize = 34;
 
 #[derive(Serialize)]
 struct LayerView<'a> {
@@ -103,10 +104,8 @@ fn unknown_layer(checkpoint: &Checkpoint, name: &str) -> Error {
 fn nearest<'a>(layers: &[&'a str], name: &str) -> Option<&'a str> {
     let name = name.to_ascii_lowercase();
     let end = format!(".{name}");
-    let similarity = |layer: &str| strsim::jaro_winkler(layer, &name);
-    let ends = layers.iter().find(|layer| format!(".{layer}").ends_with(&end));
-    let most = layers.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    ends.or(most.filter(|layer| similarity(layer) >= SIMILAR)).copied()
+    let ends = layers.iter().copied().find(|layer| format!(".{layer}").ends_with(&end));
+    ends.or_else(|| similar(&name, layers.iter().map(|&layer| (layer, layer))).first().copied())
 }
 
 fn describe(activation: ActivationQuant) -> String {
@@ -164,9 +163,11 @@ fn say(view: &LayerView<'_>, quantized: bool, tables: TableArgs, context: &Conte
         say_qparams(view, tables, &context.output)?;
     }
     let most = view.values.histogram.iter().map(|bin| bin.2).fold(1, u64::max) as f64;
+    let room = context.output.width().map_or(BAR, |width| width.saturating_sub(BEFORE_BAR));
+    let longest = room.min(BAR);
     context.output.say(format!("\nvalues from {:.5} to {:.5}:", view.values.min, view.values.max))?;
     for (from, to, count) in &view.values.histogram {
-        let bar = "#".repeat((*count as f64 / most * BAR).round() as usize);
+        let bar = "#".repeat((*count as f64 / most * longest as f64).round() as usize);
         context.output.say(format!("{from:>10.4} .. {to:>8.4} {count:>9} {bar}"))?;
     }
     Ok(())

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use slm_checkpoint::{QuantizationMetadata, QuantizationMode, TransformRecord};
+use slm_checkpoint::{QuantizationMetadata, QuantizationMode};
 use slm_model::{EMBED_TOKENS, LM_HEAD, ModelConfig, Position};
 
 use super::overview::{CheckpointView, Unfinished};
 use crate::table;
+use crate::transforms;
 
 /// Number of digits of a checksum that are shown.
 const DIGITS: usize = 12;
@@ -163,7 +164,9 @@ fn quantization(metadata: &QuantizationMetadata, view: &CheckpointView<'_>, line
         lines.add("embedding", float_types(table.map(|tensor| tensor.dtype.as_str())));
     }
     let lineage = &metadata.lineage;
-    lines.add("float model", lineage.transforms.map_or_else(|| "unchanged".to_owned(), changes));
+    let changes = lineage.transforms.and_then(transforms::in_words);
+    let changes = changes.map(|changes| format!("{changes} before it was quantized"));
+    lines.add("float model", changes.unwrap_or_else(|| "unchanged".to_owned()));
     if let Some(calibration) = &lineage.calibration {
         let text = text_of(view, &["ptq"], &calibration.text_sha256);
         lines.add("calibration", format!("{} tokens of {text}", calibration.tokens));
@@ -187,16 +190,6 @@ fn text_of(view: &CheckpointView<'_>, methods: &[&str], sha256: &str) -> String 
         Some(name) => format!("{} with SHA-256 {}...", printable(name), short(sha256)),
         None => format!("the text with SHA-256 {}...", short(sha256)),
     }
-}
-
-fn changes(record: TransformRecord) -> String {
-    let TransformRecord { rotation_seed, smoothing_strength, equalized_mlps, equalized_norms } = record;
-    let rotated = rotation_seed.map(|seed| format!("rotated (seed {seed})"));
-    let smoothed = smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-    let equalized = equalized_mlps.map(|count| format!("equalized in {count} MLPs"));
-    let norms = equalized_norms.map(|count| format!("equalized behind {count} norms"));
-    let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
-    format!("{} before it was quantized", done.join(", "))
 }
 
 /// Returns `true` if a text is a SHA-256.

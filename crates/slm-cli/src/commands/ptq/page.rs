@@ -5,7 +5,7 @@ use slm_checkpoint::Checkpoint;
 use super::report::{LayerResult, PtqResult};
 use crate::commands::inspect;
 use crate::error::Result;
-use crate::html::{self, Cell, Chart, FloatWeights, Page, Plot, Point, Table, facts, remark};
+use crate::html::{self, Cell, Chart, FloatWeights, Page, Plot, Point, Table, facts, remark, warning};
 use crate::out_file::relative;
 use crate::table::{self, range};
 
@@ -14,7 +14,8 @@ impl PtqResult {
     pub(in crate::commands) fn page(&self, checkpoint: &Checkpoint, float: FloatWeights<'_>) -> Result<Page> {
         let mut page = Page::new(format!("slm ptq: {}", relative(&self.output).display()), self.headline());
         page.facts = facts(&self.summary());
-        page.facts.extend(self.remarks().iter().chain(&self.warning).map(|text| remark(text)));
+        page.facts.extend(self.remarks().iter().map(|text| remark(text)));
+        page.facts.extend(self.warning.as_deref().map(warning));
         let bar = |label: &str, bytes: u64| (label.to_owned(), bytes as f64, table::bytes(bytes));
         let sizes = &self.sizes;
         page.charts.push(Chart::new(
@@ -28,17 +29,9 @@ impl PtqResult {
             ],
         ));
         if let (Some(float), Some(quantized)) = (self.perplexity_float, self.perplexity_quantized) {
-            let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.4}"));
-            let note = format!(
-                "Perplexity on {} tokens of {}; lower is better.",
-                self.evaluated_tokens,
-                self.evaluated_on.as_deref().unwrap_or_default()
-            );
-            page.charts.push(Chart::new(
-                "Quality",
-                &note,
-                vec![bar("float", float), bar("quantized", quantized)],
-            ));
+            let text = self.evaluated_on.as_deref().unwrap_or_default();
+            let text = format!("{} tokens of {text}", self.evaluated_tokens);
+            page.charts.push(Chart::of_perplexities(&text, &[("float", float), ("quantized", quantized)]));
         }
         page.plots.push(plot(self.layers.iter().map(|layer| (&*layer.name, layer.sqnr_db))));
         page.plots.extend(html::input_ranges(checkpoint));

@@ -4,13 +4,8 @@ use serde::Serialize;
 use slm_model::Evaluation;
 
 use super::uncertainty::Rise;
+use crate::limits::{BROKEN, FEW_TOKENS, TOLERATED_RISE};
 
-/// Rise of the perplexity, as a share, above which a model counts as worse.
-pub(super) const TOLERATED_RISE: f64 = 0.05;
-/// Ratio of the perplexity to the float model's above which a model counts as broken.
-const BROKEN: f64 = 2.0;
-/// Number of tokens below which a text is too short for a verdict.
-const FEW_TOKENS: usize = 2000;
 /// Length in tokens above which no text is recommended.
 const MOST_TOKENS: f64 = 1e6;
 

@@ -93,6 +93,7 @@ impl TextReader<'_> {
     /// Calibrates on the beginning of a text and holds out its end: the last tenth, but at least one window.
     fn read_both(&self, path: &Path) -> Result<Texts> {
         let _spinner = self.context.progress.spinner("reading the text");
+        let _waiting = self.context.interrupt.while_reading(path);
         let (before, after) = match Data::open(path)? {
             Data::Text(reader) => self.split_text(path, &reader.read_to_end()?)?,
             Data::Ids(ids) => {

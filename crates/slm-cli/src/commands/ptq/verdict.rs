@@ -7,9 +7,9 @@ use slm_ptq::{
 };
 use slm_quant_core::{ActivationGranularity, Bits, Granularity, ObserverKind, QuantizationType};
 
-use super::quality::TOLERATED_RISE;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::limits::TOLERATED_RISE;
 use crate::text::evaluate_with_progress;
 
 /// Number of tokens for finding the cause.

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::out_file::relative;
 use crate::output::Output;
 use crate::table::{self, Ranking, Row, TableArgs, range};
+use crate::transforms;
 
 /// Columns of the table of layers, the most informative first.
 const HEADER: [&str; 9] =
@@ -87,13 +88,8 @@ impl PtqResult {
 
     /// Describes the transformations of the float model.
     fn changes(&self) -> String {
-        let record = self.transforms.unwrap_or_default();
-        let rotated = record.rotation_seed.map(|seed| format!("rotated (seed {seed})"));
-        let smoothed = record.smoothing_strength.map(|strength| format!("smoothed (strength {strength})"));
-        let equalized = record.equalized_mlps.map(|count| format!("{count} MLPs equalized"));
-        let norms = record.equalized_norms.map(|count| format!("equalized behind {count} norms"));
-        let done: Vec<String> = rotated.into_iter().chain(smoothed).chain(equalized).chain(norms).collect();
-        let mut text = if done.is_empty() { "unchanged".to_owned() } else { done.join(", ") };
+        let changes = self.transforms.and_then(transforms::in_words);
+        let mut text = changes.unwrap_or_else(|| "unchanged".to_owned());
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
         }

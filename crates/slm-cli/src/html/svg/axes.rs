@@ -23,6 +23,15 @@ impl Axis {
     /// Creates an axis from the smallest to the largest of `values`, extended to round numbers, with about `count`
     /// intervals.
     pub(super) fn of(values: impl Iterator<Item = f64>, count: usize) -> Self {
+        Self::with_steps_from(0.0, values, count)
+    }
+
+    /// [`Axis::of`] for whole numbers.
+    pub(super) fn of_whole(values: impl Iterator<Item = f64>, count: usize) -> Self {
+        Self::with_steps_from(1.0, values, count)
+    }
+
+    fn with_steps_from(least: f64, values: impl Iterator<Item = f64>, count: usize) -> Self {
         let (low, high) = values
             .filter(|value| value.is_finite())
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -34,7 +43,7 @@ impl Axis {
         let rough = (high - low) / count as f64;
         let magnitude = 10.0_f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| step * magnitude >= rough * 0.999);
-        let step = step.unwrap_or(10.0) * magnitude;
+        let step = (step.unwrap_or(10.0) * magnitude).max(least);
         let (first, last) = ((low / step).floor(), (high / step).ceil());
         let ticks = (0..=(last - first) as usize).map(|index| (first + index as f64) * step).collect();
         Self { low: first * step, high: last * step, ticks }
@@ -67,7 +76,12 @@ impl Frame {
         let mut content = self.draw_y(y);
         let bottom = self.height - BELOW;
         for &tick in &self.x.ticks {
-            let anchor = if tick >= self.x.high { "end" } else { "middle" };
+            // Labels at the ends must not reach beyond the axis, where the numbers of the other one are.
+            let anchor = match tick {
+                tick if tick >= self.x.high => "end",
+                tick if tick <= self.x.low => "start",
+                _ => "middle",
+            };
             let _ = write!(
                 content,
                 "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
@@ -101,6 +115,12 @@ impl Frame {
         content
     }
 
+    /// Draws a label below a place on the horizontal axis, from there to the right.
+    pub(super) fn below(&self, x: f64, label: &str) -> String {
+        let y = self.height - BELOW + 22.0;
+        format!("<text x=\"{:.1}\" y=\"{y:.1}\">{}</text>", self.place_x(x), escaped(label))
+    }
+
     /// Draws labels below both ends of the horizontal axis.
     pub(super) fn ends(&self, first: &str, last: &str) -> String {
         let y = self.height - BELOW + 22.0;
@@ -126,5 +146,6 @@ mod tests {
             assert!(axis.low <= low && axis.high >= high && axis.ticks.len() <= 8, "{axis:?}");
         }
         assert_eq!(Axis::of(std::iter::empty(), 4).ticks, [0.0, 0.5, 1.0]);
+        assert_eq!(Axis::of_whole([1.0, 4.0].into_iter(), 6).ticks, [1.0, 2.0, 3.0, 4.0]);
     }
 }

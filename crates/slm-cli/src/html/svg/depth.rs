@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 
 use super::axes::{Axis, Frame};
-use super::{escaped, svg};
+use super::blocks::{draw_blocks, index_axis};
+use super::{WIDTH, escaped, svg};
+
+/// Distance from a point to the baseline of its name.
+const BELOW_POINT: f64 = 26.0;
 
 /// A layer in a plot over the depth.
 #[derive(Debug, Clone)]
@@ -36,11 +40,21 @@ pub(crate) fn depth(points: &[Point], label: &str) -> String {
             );
         }
     }
-    content += &frame.ends("first layer", "last layer");
+    content += &name_of_lowest(points, &frame);
+    content += &draw_blocks(&frame, &points.iter().map(|point| &*point.name).collect::<Vec<_>>());
     svg(frame.height, label, &content)
 }
 
-/// Creates the axis of `count` layers in forward order.
-pub(super) fn index_axis(count: usize) -> Axis {
-    Axis { low: -0.5, high: count.max(1) as f64 - 0.5, ticks: Vec::new() }
+/// Writes the name of the layer with the lowest value below it.
+fn name_of_lowest(points: &[Point], frame: &Frame) -> String {
+    let lowest = |point: &Point| {
+        point.first.into_iter().chain(point.second).filter(|db| db.is_finite()).reduce(f64::min)
+    };
+    let named =
+        points.iter().enumerate().filter_map(|(index, point)| Some((index, lowest(point)?, &point.name)));
+    let Some((index, db, name)) = named.min_by(|a, b| a.1.total_cmp(&b.1)) else { return String::new() };
+    let x = frame.place_x(index as f64);
+    let anchor = if x > WIDTH / 2.0 { "end" } else { "start" };
+    let y = frame.place_y(db) + BELOW_POINT;
+    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(name))
 }

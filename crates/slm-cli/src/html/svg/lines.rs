@@ -17,11 +17,11 @@ pub(crate) struct Series {
     pub(crate) marked: bool,
 }
 
-/// Draws up to two curves over the same axes, in different colours.
+/// Draws up to two curves over the same axes, in different colours. The horizontal axis has whole numbers.
 pub(crate) fn lines(series: &[Series], x_name: &str, label: &str) -> String {
     let points = || series.iter().flat_map(|series| &series.points);
     let frame = Frame {
-        x: Axis::of(points().map(|point| point.0), 6),
+        x: Axis::of_whole(points().map(|point| point.0), 6),
         y: Axis::of(points().map(|point| point.1), 5),
         height: 300.0,
     };

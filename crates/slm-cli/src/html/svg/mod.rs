@@ -1,6 +1,7 @@
 //! Plots as inline SVG, in the colours of the page's style.
 
 mod axes;
+mod blocks;
 mod depth;
 mod heat_map;
 mod histogram;

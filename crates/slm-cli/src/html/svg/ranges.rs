@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::axes::{Axis, Frame};
-use super::depth::index_axis;
+use super::blocks::{draw_blocks, index_axis};
 use super::{escaped, short, svg};
 
 /// The ranges of a layer's input, each from the smallest to the largest value.
@@ -65,6 +65,6 @@ pub(crate) fn ranges(ranges: &[Range], label: &str) -> String {
         let _ = write!(lines, "<path class=\"range\" d=\"{}\"/>", line(range.kept));
         let _ = write!(content, "<g><title>{title}</title>{lines}</g>");
     }
-    content += &frame.ends("first layer", "last layer");
+    content += &draw_blocks(&frame, &ranges.iter().map(|range| &*range.name).collect::<Vec<_>>());
     svg(frame.height, label, &content)
 }
