@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use slm_chat::ChatTemplate;
 use slm_checkpoint::hf::{self, ImportOptions, ImportReport};
+use slm_checkpoint::reserve_output;
 use slm_exchange::{explain_bin, import_gguf, import_llama2c, is_llama2c};
 use slm_quant_core::QuantizationType;
 
@@ -146,6 +147,8 @@ fn is_gguf(args: &ImportArgs) -> bool {
 
 fn import(args: &ImportArgs, is_llama2c: bool, context: &Context) -> Result<ImportReport> {
     let (source, out) = (&*args.source, &*args.out);
+    // Before the source is read, which takes its time.
+    drop(reserve_output(out, args.overwrite)?);
     let options = ImportOptions {
         dequantize: args.dequantize,
         dynamic: is_dynamic(args)?,
