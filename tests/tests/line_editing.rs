@@ -4,7 +4,7 @@
 use serde_json::json;
 use slm_tests::{Sandbox, Session, model};
 
-/// What line editing writes when it begins to read a line.
+/// Bytes that line editing writes when it begins to read a line.
 const PROMPT: &str = "\u{1b}[?2004h";
 
 const UP: &str = "\u{1b}[A";
@@ -28,6 +28,17 @@ fn sandbox() -> Sandbox {
 fn talk(sandbox: &Sandbox, options: &str) -> Session {
     let mut session = sandbox.session(&format!("chat --checkpoint model {options}"));
     session.wait_for(PROMPT);
+    session
+}
+
+/// Starts a conversation, and waits for the first letters of an answer without an end.
+fn be_answered(sandbox: &Sandbox) -> Session {
+    let mut session = talk(sandbox, "--max-new-tokens 400000");
+    session.press("Tom\r");
+    // The echo of the line is followed by the answer.
+    session.wait_for("\u{1b}[?2004l");
+    session.wait_for("\n");
+    session.wait_for("e");
     session
 }
 
@@ -71,12 +82,7 @@ fn lines_can_be_edited_recalled_and_abandoned() {
 #[test]
 fn ctrl_c_stops_an_answer_and_not_the_program() {
     let sandbox = sandbox();
-    let mut session = talk(&sandbox, "--max-new-tokens 400000");
-    session.press("Tom\r");
-    // The echo of the line is followed by the answer.
-    session.wait_for("\u{1b}[?2004l");
-    session.wait_for("\n");
-    session.wait_for("e");
+    let mut session = be_answered(&sandbox);
     session.press(CTRL_C);
     session.wait_for("[stopped]");
     session.wait_for(PROMPT);
@@ -97,11 +103,7 @@ fn a_signal_ends_the_program_and_leaves_the_terminal_as_it_was() {
     session.wait_for("\u{1b}[?2004l");
     assert_eq!(session.end(), 143);
 
-    let mut session = talk(&sandbox, "--max-new-tokens 400000");
-    session.press("Tom\r");
-    session.wait_for("\u{1b}[?2004l");
-    session.wait_for("\n");
-    session.wait_for("e");
+    let mut session = be_answered(&sandbox);
     session.signal("TERM");
     session.wait_for("error: ended by a signal");
     assert_eq!(session.end(), 143);

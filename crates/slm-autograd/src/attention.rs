@@ -10,7 +10,6 @@ use burn::backend::tensor::FloatTensor;
 use slm_cpu_ops::{
     CausalScratch, CausalShape, Rotation, RowStatistics, causal_attention, causal_attention_backward,
 };
-
 use slm_runtime::zeros;
 
 use crate::host::{HostBackend, dims};

@@ -29,11 +29,13 @@ pub(crate) fn swiglu_forward<B: HostBackend>(gate: &FloatTensor<B>, up: &FloatTe
 }
 
 pub(crate) fn gelu_forward<B: HostBackend>(x: &FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
-    let mut out = B::values(x).to_vec();
-    let work = out.len();
-    parallel::for_each(work, out.chunks_mut(TASK), |x| match kind {
-        Gelu::Exact => slm_cpu_ops::gelu(x),
-        Gelu::Tanh => slm_cpu_ops::gelu_tanh(x),
+    let values = B::values(x);
+    let out = parallel::written(values.len(), TASK, |range, out| {
+        out.copy_from_slice(&values[range]);
+        match kind {
+            Gelu::Exact => slm_cpu_ops::gelu(out),
+            Gelu::Tanh => slm_cpu_ops::gelu_tanh(out),
+        }
     });
     B::from_values(out, &dims(x))
 }

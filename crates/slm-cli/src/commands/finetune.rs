@@ -87,7 +87,7 @@ struct FinetuneResult {
     seconds: f64,
 }
 
-/// The default config. The number of warm-up steps depends on the number of steps.
+/// The default config. Runs of fewer than 200 steps warm up for a tenth of them.
 const DEFAULT: &str = "
 [training]
 steps = 300
@@ -98,14 +98,8 @@ min_learning_rate = 5e-5
 weight_decay = 0.0
 validation_fraction = 0.1
 eval_interval = 50
-warmup_steps = 4294967295
+warmup_steps = 20
 ";
-
-/// Number of warm-up steps in [`DEFAULT`] that stands for a suitable one.
-const UNSET: usize = u32::MAX as usize;
-
-/// Default number of warm-up steps; a tenth of the steps of a shorter run.
-const WARMUP_STEPS: usize = 20;
 
 pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
@@ -227,8 +221,8 @@ fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
             let origin = "the default config";
             let mut config = TrainingConfig::parse_for_model(DEFAULT, origin, start, &settings)?;
             let training = &mut config.training;
-            if training.warmup_steps == UNSET {
-                training.warmup_steps = WARMUP_STEPS.min(training.steps / 10);
+            if !settings.iter().any(|setting| setting.sets("training.warmup_steps")) {
+                training.warmup_steps = training.warmup_steps.min(training.steps / 10);
             }
             (config, origin.to_owned())
         }

@@ -22,6 +22,11 @@ pub(crate) fn write_q4_0(out: &mut Vec<u8>, scale: f16, codes: &[i8]) {
     write_nibbles(out, codes);
 }
 
+/// The minimum of a block of Q4_1: the value of the lowest code, -8, rounded to F16.
+pub(crate) fn q4_1_minimum(scale: f16, zero_point: i32) -> f16 {
+    f16::from_f32(-(scale.to_f32() * (8 + zero_point) as f32))
+}
+
 /// Appends a block of Q4_1: `scale * (code + 8) + minimum`, for 32 codes in [-8, 7].
 pub(crate) fn write_q4_1(out: &mut Vec<u8>, scale: f16, minimum: f16, codes: &[i8]) {
     out.extend(scale.to_le_bytes());

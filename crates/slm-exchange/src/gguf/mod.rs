@@ -12,7 +12,7 @@ mod value;
 mod writer;
 
 pub use blocks::dequantize;
-pub(crate) use blocks::{half_at, nibbles, write_q4_0, write_q4_1, write_q8_0};
+pub(crate) use blocks::{half_at, nibbles, q4_1_minimum, write_q4_0, write_q4_1, write_q8_0};
 pub use kind::TensorKind;
 pub use reader::{GgufFile, TensorEntry};
 pub use value::{Array, Value};

@@ -6,7 +6,7 @@ use slm_quant_core::{QuantizedMatrix, Scales};
 use super::plan::{Content, Part, Planned};
 use crate::Result;
 use crate::float::FloatType;
-use crate::gguf::{TensorKind, write_q4_0, write_q4_1, write_q8_0};
+use crate::gguf::{TensorKind, q4_1_minimum, write_q4_0, write_q4_1, write_q8_0};
 use crate::source::{Source, Stored, dequantize_row};
 
 /// Number of values in a block.
@@ -84,6 +84,5 @@ pub(super) fn f16_scale(matrix: &QuantizedMatrix, index: usize) -> f16 {
 
 /// The value of the lowest code, -8.
 pub(super) fn minimum(matrix: &QuantizedMatrix, index: usize) -> f16 {
-    let steps = 8 + matrix.qparams(index).zero_point;
-    f16::from_f32(-(f16_scale(matrix, index).to_f32() * steps as f32))
+    q4_1_minimum(f16_scale(matrix, index), matrix.qparams(index).zero_point)
 }

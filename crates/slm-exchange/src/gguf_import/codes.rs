@@ -9,7 +9,7 @@ use slm_quant_core::{
     Bits, Granularity, Mapping, QuantScheme, QuantizedMatrix, ScaleDtype, Scales, pack_int4,
 };
 
-use crate::gguf::{TensorKind, half_at, nibbles};
+use crate::gguf::{TensorKind, half_at, nibbles, q4_1_minimum};
 
 /// Number of values that share a scale.
 pub(super) const GROUP: usize = 32;
@@ -61,23 +61,24 @@ impl Block {
     }
 }
 
-/// The zero point of codes in [-8, 7] whose lowest has the value `minimum`: the one for which an export with this scale
-/// writes this minimum, rounded to F16 where it must be.
+/// The zero point for which [`q4_1_minimum`] is `minimum`.
 fn zero_point(scale: f32, minimum: f32) -> Option<i8> {
     if scale == 0.0 && minimum == 0.0 {
         return Some(0);
     }
     let steps = (-minimum / scale).round();
-    let is_code = scale > 0.0 && (0.0..=15.0).contains(&steps);
-    (is_code && f16::from_f32(-(scale * steps)).to_f32() == minimum).then_some(steps as i8 - 8)
+    if scale <= 0.0 || !(0.0..=15.0).contains(&steps) {
+        return None;
+    }
+    let zero_point = steps as i8 - 8;
+    let is_same = q4_1_minimum(f16::from_f32(scale), zero_point.into()).to_f32() == minimum;
+    is_same.then_some(zero_point)
 }
 
-/// Returns `true` if all blocks of a tensor are codes of a scheme of slm, as those of Q8_0 and Q4_0 are. Those of Q4_1 are
-/// if their offsets are multiples of their scales.
+/// Returns `true` if all blocks of a tensor of Q8_0, Q4_0 or Q4_1 are codes of its [`scheme`]. Those of Q4_1 are if their
+/// offsets are multiples of their scales, and the others always.
 pub(super) fn are_codes(kind: TensorKind, data: &[u8]) -> bool {
-    scheme(kind).is_some()
-        && (kind != TensorKind::Q4_1
-            || data.chunks_exact(kind.block_bytes()).all(|block| Block::read(kind, block).is_some()))
+    data.chunks_exact(kind.block_bytes()).all(|block| Block::read(kind, block).is_some())
 }
 
 /// Converts `rows` rows of blocks to a matrix of `scheme`, in the order given by `row`; `None` unless they

@@ -30,6 +30,12 @@ impl Setting {
         Self { keys: key.split('.').map(str::to_owned).collect(), value, written }
     }
 
+    /// Returns `true` if this sets the value of `key`, in which dots separate sections and keys: alone or with its section.
+    pub fn sets(&self, key: &str) -> bool {
+        let key: Vec<&str> = key.split('.').collect();
+        self.keys.len() <= key.len() && self.keys.iter().zip(key).all(|(own, key)| own == key)
+    }
+
     /// Names the command-line option that the value comes from in errors, too.
     #[must_use]
     pub fn given_by(mut self, option: &str) -> Self {

@@ -267,3 +267,13 @@ fn the_config_of_the_float_model_fits_what_was_quantized_from_it() {
     let message = of(false).unwrap_err().to_string();
     assert!(message.contains("tie_word_embeddings (false there, true here)"), "{message}");
 }
+
+#[test]
+fn a_setting_knows_what_it_sets() {
+    let sets = |setting: &str, key| setting.parse::<Setting>().unwrap().sets(key);
+    assert!(sets("training.warmup_steps=3", "training.warmup_steps"));
+    assert!(sets("training={ steps = 3 }", "training.warmup_steps"));
+    assert!(!sets("training.steps=3", "training.warmup_steps"));
+    assert!(!sets("warmup_steps=3", "training.warmup_steps"));
+    assert!(!sets("training.warmup_steps.x=3", "training.warmup_steps"));
+}
