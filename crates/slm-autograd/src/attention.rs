@@ -14,6 +14,7 @@ use slm_runtime::zeros;
 
 use crate::host::{HostBackend, dims};
 use crate::parallel;
+use crate::stored::Stored;
 
 /// Cosines and sines of rotary positions `0 .. len`, `[len, pairs]` each.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,17 +116,17 @@ impl Plan {
 
 /// The output, and the state that the backward pass needs.
 pub(crate) fn forward<B: HostBackend>(
-    inputs: [&FloatTensor<B>; 3],
+    inputs: [FloatTensor<B>; 3],
     options: AttentionOptions,
 ) -> (FloatTensor<B>, AttentionState) {
-    let size = dims(inputs[0]);
+    let size = dims(&inputs[0]);
     let plan = Plan::new(&size, options);
     let CausalShape { len, group, .. } = plan.shape;
     let mut out = zeros(size.iter().product());
     let mut statistics = vec![RowStatistics::default(); plan.batch * plan.options.heads * len];
     let widths = plan.widths();
     let [q, k, v]: [Vec<Vec<&[f32]>>; 3] =
-        std::array::from_fn(|i| plan.rows(B::values(inputs[i]), widths[i]));
+        std::array::from_fn(|i| plan.rows(B::values(&inputs[i]), widths[i]));
     let mut out_rows = plan.rows_mut(&mut out, widths[0]);
     let outputs = out_rows.iter_mut().zip(statistics.chunks_mut((group * len).max(1)));
     let units = outputs.zip(q.iter().zip(&k).zip(&v));
@@ -144,17 +145,19 @@ pub(crate) struct AttentionState {
     statistics: Arc<Vec<RowStatistics>>,
 }
 
-/// State: the output, and q, k and v, contiguous, whose memory the gradients reuse.
+/// State: q, k and v, whose memory the gradients reuse, and the output.
 #[derive(Debug)]
 pub(crate) struct AttentionBackward;
 
 impl<B: HostBackend> Backward<B, 3> for AttentionBackward {
-    type State = ([FloatTensor<B>; 3], FloatTensor<B>, AttentionState);
+    type State = ([Stored<B>; 3], Stored<B>, AttentionState);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (inputs, out, AttentionState { plan, statistics }) = ops.state;
-        let mut inputs = inputs.map(B::own);
+        // The stored values are gone before they are written to.
+        let mut inputs = inputs.map(|input| B::own(input.into_tensor()));
+        let out = out.into_tensor();
         let [q, k, v] = &mut inputs;
         let widths = plan.widths();
         let mut q = plan.rows_mut(B::owned_mut(q), widths[0]);

@@ -8,7 +8,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
-use slm_cpu_ops::{Bf16Pair, Matrix};
+use slm_cpu_ops::{Bf16Pair, Matrix, TILE_ROWS};
 use slm_runtime::zeros;
 
 use crate::host::{HostBackend, dims};
@@ -74,7 +74,9 @@ fn forward_as<B: HostBackend, E: Element>(
     let mut by_x = by_x_wanted.then(|| zeros(rows * width));
     let mut by_weight = by_weight_wanted.then(|| zeros(classes * width));
     let mut losses = Vec::with_capacity(rows);
+    // As many rows in all parts but the last, and whole tiles: each part reads and writes the gradient of the weight.
     let most = options.rows.clamp(1, rows);
+    let most = rows.div_ceil(rows.div_ceil(most)).next_multiple_of(TILE_ROWS).min(most);
     let mut logits = zeros(most * classes);
     let mut of_teacher = match target {
         Prepared::Classes(_) => Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! The gradient of a weight needs the layer's input. If that is the output of a norm or an activation function, it is not
 //! kept: it is computed again from the inputs of that function, which are kept for its own gradient anyway, by the same code
-//! and so with the same bits. This is the selective activation recomputation of Korthikanti and others (2022,
+//! and so with the same bits. The output of attention is kept once, for attention and for the layer after it. This is the selective activation recomputation of Korthikanti and others (2022,
 //! arXiv:2205.05198); in a layer of a Llama model it saves a third of the values that a training step keeps.
 //!
 //! A tensor does not tell how it was computed. So every thread remembers its last such output until a later one replaces it.
@@ -18,6 +18,7 @@ use burn::tensor::Shape;
 use crate::host::{HostBackend, dims};
 use crate::mlp::{self, Gelu};
 use crate::norm;
+use crate::stored::Stored;
 
 thread_local! {
     /// A [`Remembered`] of the backend that computed it.
@@ -33,10 +34,27 @@ struct Remembered<B: HostBackend> {
 /// A cheap operation with its inputs, contiguous.
 #[derive(Debug, Clone)]
 pub(crate) enum Recipe<B: HostBackend> {
-    RmsNorm { x: FloatTensor<B>, weight: FloatTensor<B>, eps: f32 },
-    LayerNorm { x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>, eps: f32 },
-    Swiglu { gate: FloatTensor<B>, up: FloatTensor<B> },
-    Gelu { x: FloatTensor<B>, kind: Gelu },
+    RmsNorm {
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        eps: f32,
+    },
+    LayerNorm {
+        x: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        bias: FloatTensor<B>,
+        eps: f32,
+    },
+    Swiglu {
+        gate: Stored<B>,
+        up: Stored<B>,
+    },
+    Gelu {
+        x: Stored<B>,
+        kind: Gelu,
+    },
+    /// An output that is kept for its own gradient.
+    Stored(Stored<B>),
 }
 
 impl<B: HostBackend> Recipe<B> {
@@ -47,6 +65,7 @@ impl<B: HostBackend> Recipe<B> {
             Self::LayerNorm { x, weight, bias, eps } => norm::layer_forward::<B>(x, weight, bias, *eps),
             Self::Swiglu { gate, up } => mlp::swiglu_forward::<B>(gate, up),
             Self::Gelu { x, kind } => mlp::gelu_forward::<B>(x, *kind),
+            Self::Stored(output) => output.tensor(),
         }
     }
 
@@ -56,12 +75,6 @@ impl<B: HostBackend> Recipe<B> {
         let remembered = Remembered { output: output.clone(), recipe: self };
         LAST.set(Some(Box::new(remembered)));
         output
-    }
-
-    /// Returns `true` if several layers may have the output as their input. The backward passes of activation functions write
-    /// to the memory of their inputs, which nothing must remember by then.
-    fn is_shared(&self) -> bool {
-        matches!(self, Self::RmsNorm { .. } | Self::LayerNorm { .. })
     }
 }
 
@@ -79,16 +92,10 @@ impl<B: HostBackend> KeptInput<B> {
     /// Keeps the 32-bit floats `x`.
     pub fn new(x: FloatTensor<B>) -> Self {
         let x = B::contiguous(x);
-        let recipe = LAST.with_borrow_mut(|last| {
+        let recipe = LAST.with_borrow(|last| {
             let remembered = last.as_ref()?.downcast_ref::<Remembered<B>>()?;
-            if !std::ptr::eq(B::values(&remembered.output), B::values(&x)) {
-                return None;
-            }
-            let recipe = remembered.recipe.clone();
-            if !recipe.is_shared() {
-                *last = None;
-            }
-            Some(recipe)
+            let is_same = std::ptr::eq(B::values(&remembered.output), B::values(&x));
+            is_same.then(|| remembered.recipe.clone())
         });
         Self(match recipe {
             Some(recipe) => Kept::Recipe(recipe, Shape::from(dims(&x))),

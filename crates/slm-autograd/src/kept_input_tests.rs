@@ -3,6 +3,7 @@
 use burn::backend::Flex;
 
 use super::*;
+use crate::precision::Precision;
 
 type Floats = FloatTensor<Flex>;
 
@@ -13,14 +14,22 @@ fn floats(seed: usize, shape: &[usize]) -> Floats {
     Flex::from_values((0..count).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect(), shape)
 }
 
-fn recipes() -> [Recipe<Flex>; 5] {
+fn stored(seed: usize, precision: Precision) -> Stored<Flex> {
+    Stored::new(floats(seed, &SHAPE), precision)
+}
+
+fn recipes() -> Vec<Recipe<Flex>> {
+    let [f32, bf16] = [Precision::F32, Precision::Bf16];
     let [weight, bias] = [1, 2].map(|seed| floats(seed, &[40]));
-    [
+    vec![
         Recipe::RmsNorm { x: floats(3, &SHAPE), weight: weight.clone(), eps: 1e-5 },
         Recipe::LayerNorm { x: floats(4, &SHAPE), weight, bias, eps: 1e-5 },
-        Recipe::Swiglu { gate: floats(5, &SHAPE), up: floats(6, &SHAPE) },
-        Recipe::Gelu { x: floats(7, &SHAPE), kind: Gelu::Exact },
-        Recipe::Gelu { x: floats(8, &SHAPE), kind: Gelu::Tanh },
+        Recipe::Swiglu { gate: stored(5, f32), up: stored(6, f32) },
+        Recipe::Swiglu { gate: stored(5, bf16), up: stored(6, bf16) },
+        Recipe::Gelu { x: stored(7, f32), kind: Gelu::Exact },
+        Recipe::Gelu { x: stored(8, bf16), kind: Gelu::Tanh },
+        Recipe::Stored(stored(9, f32)),
+        Recipe::Stored(stored(9, bf16)),
     ]
 }
 
@@ -49,26 +58,39 @@ fn outputs_are_computed_again_with_the_same_bits_and_in_the_shape_of_the_input()
 }
 
 #[test]
-fn layers_after_a_norm_share_it_and_the_memory_of_an_activation_is_free() {
+fn layers_with_the_same_input_share_how_it_is_computed() {
     for recipe in recipes() {
-        let shared = recipe.is_shared();
         let output = recipe.compute_and_remember();
-        assert!(is_recipe(&KeptInput::<Flex>::new(output.clone())));
-        let second = KeptInput::<Flex>::new(output.clone());
-        assert_eq!(is_recipe(&second), shared);
-        assert_eq!(bits(&second.tensor()), bits(&output));
+        for _ in 0..2 {
+            let kept = KeptInput::<Flex>::new(output.clone());
+            assert!(is_recipe(&kept));
+            assert_eq!(bits(&kept.tensor()), bits(&output));
+        }
     }
-    let (gate, up) = (floats(9, &SHAPE), floats(10, &SHAPE));
-    let addresses = [&gate, &up].map(|tensor| Flex::values(tensor).as_ptr());
-    let output = Recipe::<Flex>::Swiglu { gate: gate.clone(), up: up.clone() }.compute_and_remember();
-    drop(KeptInput::<Flex>::new(output));
-    // What nothing else shares is not copied when it is written to.
-    assert_eq!([gate, up].map(|tensor| Flex::values(&Flex::own(tensor)).as_ptr()), addresses);
+}
+
+#[test]
+fn functions_of_stored_values_are_those_of_the_rounded_values() {
+    let [f32, bf16] = [Precision::F32, Precision::Bf16];
+    let rounded = |seed| Stored::<Flex>::new(stored(seed, bf16).into_tensor(), f32);
+    assert!(bits(&rounded(5).tensor()) != bits(&stored(5, f32).tensor()));
+    for (of_bf16, of_f32) in [
+        (
+            Recipe::Swiglu { gate: stored(5, bf16), up: stored(6, bf16) },
+            Recipe::Swiglu { gate: rounded(5), up: rounded(6) },
+        ),
+        (
+            Recipe::Gelu { x: stored(7, bf16), kind: Gelu::Exact },
+            Recipe::Gelu { x: rounded(7), kind: Gelu::Exact },
+        ),
+    ] {
+        assert_eq!(bits(&of_bf16.compute()), bits(&of_f32.compute()));
+    }
 }
 
 #[test]
 fn only_the_remembered_output_itself_is_computed_again() {
-    let [first, .., last] = recipes();
+    let [first, last] = [0, 2].map(|index| recipes().swap_remove(index));
     let old = first.compute_and_remember();
     let output = last.compute_and_remember();
     let copy = Flex::from_values(Flex::values(&output).to_vec(), &SHAPE);

@@ -28,6 +28,7 @@ mod optimizer;
 mod parallel;
 mod precision;
 mod record;
+mod stored;
 
 use std::sync::Arc;
 
@@ -139,7 +140,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 /// When the shapes differ.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "swiglu: shapes differ");
-    Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch(), Precision::current()))
 }
 
 /// GELU of every element.
@@ -147,7 +148,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// - `x`, output: the same
 pub fn gelu<const D: usize>(x: Tensor<D>, kind: Gelu) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::gelu_of(x.into_dispatch(), kind))
+    Tensor::from_dispatch(Dispatch::gelu_of(x.into_dispatch(), kind, Precision::current()))
 }
 
 /// Causal self-attention of whole sequences at positions `0 .. len`:
@@ -169,7 +170,7 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, options: AttentionOpt
     let expected = [batch, len, width / heads * kv_heads];
     assert!(k.dims() == expected && v.dims() == expected, "attention: keys and values must be {expected:?}");
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-    Tensor::from_dispatch(Dispatch::causal_attention(q, k, v, options))
+    Tensor::from_dispatch(Dispatch::causal_attention(q, k, v, options, Precision::current()))
 }
 
 /// Mean of `-log(softmax(logits)[target])` over all rows, in nats. NaN if any logit is NaN.

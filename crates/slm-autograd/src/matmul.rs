@@ -17,7 +17,7 @@ const MAX_ROWS: usize = 96;
 /// Minimum number of tasks for each thread, if there are enough rows, so that no thread waits long for the last task.
 const TASKS_PER_THREAD: usize = 4;
 /// Bytes of a packed matrix that a task may read again from a cache. It reads a larger one from memory, so that there should
-/// be few tasks.
+/// be few tasks. Threads keep the memory of smaller ones.
 const CACHED: usize = 8 << 20;
 /// Number of multiplications below which waking another thread does not pay.
 const SERIAL: usize = 1 << 17;
@@ -54,10 +54,15 @@ pub(crate) struct Packed<E: Element> {
 
 /// Packs all panels of `b`: on this thread if `serial`, otherwise on all threads.
 pub(crate) fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
-    // Taken out, not borrowed: while this thread waits, it may begin another product.
-    let mut memory = E::memory().take();
     let panel_size = E::count(b.rows()) * PANEL_COLUMNS;
     let size = b.panels() * panel_size;
+    if size * size_of::<E>() > CACHED {
+        let write = |panel, [out]: [&mut [E]; 1]| pack_panel(b, panel, out);
+        let ([memory], _) = written_by_parts(&vec![panel_size; b.panels()], write);
+        return Packed { memory, size, columns: b.cols() };
+    }
+    // Taken out, not borrowed: while this thread waits, it may begin another product.
+    let mut memory = E::memory().take();
     if memory.len() < size {
         memory.resize(size, E::default());
     }
@@ -83,9 +88,11 @@ impl<E: Element> Packed<E> {
         &self.memory[..self.size]
     }
 
-    /// Keeps the memory for the next matrix of this thread.
+    /// Keeps the memory for the next matrix of this thread, unless it is large.
     pub(crate) fn give_back(self) {
-        E::memory().set(self.memory);
+        if size_of_val(self.memory.as_slice()) <= CACHED {
+            E::memory().set(self.memory);
+        }
     }
 
     /// Computes `out = a b` for the packed `b`, or adds it to `out`. On this thread if `serial`, otherwise on all threads.
@@ -106,7 +113,9 @@ impl<E: Element> Packed<E> {
     fn product(&self, a: Matrix<'_>, serial: bool) -> Vec<f32> {
         let tasks = self.tasks(a.rows(), serial);
         let lens: Vec<usize> = tasks.iter().map(|rows| rows.len() * self.columns).collect();
-        written_by_parts(&lens, |task, out| self.run(a, tasks[task].clone(), false, out)).0
+        let ([product], _) =
+            written_by_parts(&lens, |task, [out]| self.run(a, tasks[task].clone(), false, out));
+        product
     }
 
     /// Computes `rows` of `a b` on this thread.

@@ -5,8 +5,9 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::tensor::FloatTensor;
 
-use crate::host::{HostBackend, dims};
+use crate::host::HostBackend;
 use crate::parallel;
+use crate::stored::Stored;
 
 /// Number of values that a task handles.
 const TASK: usize = 1 << 14;
@@ -20,70 +21,73 @@ pub enum Gelu {
     Tanh,
 }
 
-pub(crate) fn swiglu_forward<B: HostBackend>(gate: &FloatTensor<B>, up: &FloatTensor<B>) -> FloatTensor<B> {
-    let (values, up) = (B::values(gate), B::values(up));
-    let out = parallel::written(values.len(), TASK, |range, out| {
-        slm_cpu_ops::swiglu_into(&values[range.clone()], &up[range], out);
+pub(crate) fn swiglu_forward<B: HostBackend>(gate: &Stored<B>, up: &Stored<B>) -> FloatTensor<B> {
+    let [out] = parallel::written(gate.len(), TASK, |range, [out]| {
+        gate.widen(range.clone(), out);
+        match up {
+            Stored::F32(up) => slm_cpu_ops::swiglu(out, &B::values(up)[range]),
+            Stored::Bf16(up, _) => slm_cpu_ops::swiglu(out, &up[range]),
+        }
     });
-    B::from_values(out, &dims(gate))
+    B::from_values(out, &gate.dims())
 }
 
-pub(crate) fn gelu_forward<B: HostBackend>(x: &FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
-    let values = B::values(x);
-    let out = parallel::written(values.len(), TASK, |range, out| {
-        out.copy_from_slice(&values[range]);
+pub(crate) fn gelu_forward<B: HostBackend>(x: &Stored<B>, kind: Gelu) -> FloatTensor<B> {
+    let [out] = parallel::written(x.len(), TASK, |range, [out]| {
+        x.widen(range, out);
         match kind {
             Gelu::Exact => slm_cpu_ops::gelu(out),
             Gelu::Tanh => slm_cpu_ops::gelu_tanh(out),
         }
     });
-    B::from_values(out, &dims(x))
+    B::from_values(out, &x.dims())
 }
 
-/// State: gate and up, contiguous, whose memory the gradients reuse.
+/// State: gate and up.
 #[derive(Debug)]
 pub(crate) struct SwigluBackward;
 
 impl<B: HostBackend> Backward<B, 2> for SwigluBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+    type State = (Stored<B>, Stored<B>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (gate, up) = ops.state;
-        let (mut gate, mut up) = (B::own(gate), B::own(up));
         let values = B::values(&grad);
-        let inputs = B::owned_mut(&mut gate).chunks_mut(TASK).zip(B::owned_mut(&mut up).chunks_mut(TASK));
-        parallel::for_each(values.len(), inputs.zip(values.chunks(TASK)), |((gate, up), grad)| {
-            slm_cpu_ops::swiglu_backward(gate, up, grad);
+        let gradients = parallel::written(gate.len(), TASK, |range, [by_gate, by_up]| {
+            gate.widen(range.clone(), by_gate);
+            up.widen(range.clone(), by_up);
+            slm_cpu_ops::swiglu_backward(by_gate, by_up, &values[range]);
         });
-        for (parent, grad) in ops.parents.into_iter().zip([gate, up]) {
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
             if let Some(parent) = parent {
-                grads.register::<B>(parent.id, grad);
+                grads.register::<B>(parent.id, B::from_values(gradient, &gate.dims()));
             }
         }
     }
 }
 
-/// State: the input, contiguous, whose memory the gradient reuses.
+/// State: the input.
 #[derive(Debug)]
 pub(crate) struct GeluBackward;
 
 impl<B: HostBackend> Backward<B, 1> for GeluBackward {
-    type State = (FloatTensor<B>, Gelu);
+    type State = (Stored<B>, Gelu);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = B::contiguous(grads.consume::<B>(&ops.node));
         let (x, kind) = ops.state;
-        let mut x = B::own(x);
         let values = B::values(&grad);
-        let tasks = B::owned_mut(&mut x).chunks_mut(TASK).zip(values.chunks(TASK));
-        parallel::for_each(values.len(), tasks, |(x, grad)| match kind {
-            Gelu::Exact => slm_cpu_ops::gelu_backward(x, grad),
-            Gelu::Tanh => slm_cpu_ops::gelu_tanh_backward(x, grad),
+        let [by_x] = parallel::written(x.len(), TASK, |range, [by_x]| {
+            x.widen(range.clone(), by_x);
+            match kind {
+                Gelu::Exact => slm_cpu_ops::gelu_backward(by_x, &values[range]),
+                Gelu::Tanh => slm_cpu_ops::gelu_tanh_backward(by_x, &values[range]),
+            }
         });
         let [parent] = ops.parents;
         if let Some(parent) = parent {
-            grads.register::<B>(parent.id, x);
+            grads.register::<B>(parent.id, B::from_values(by_x, &x.dims()));
         }
     }
 }

@@ -93,7 +93,7 @@ fn rows<B: HostBackend>(
     normalize: impl Fn(&[f32], &mut [f32]) + Sync,
 ) -> FloatTensor<B> {
     let values = B::values(x);
-    let out = parallel::written(values.len(), task_size(width), |range, out| {
+    let [out] = parallel::written(values.len(), task_size(width), |range, [out]: [&mut [f32]; 1]| {
         let rows = out.chunks_exact_mut(width).zip(values[range].chunks_exact(width));
         rows.for_each(|(out, x)| normalize(x, out));
     });

@@ -22,6 +22,7 @@ use crate::mlp::{self, Gelu, GeluBackward, SwigluBackward};
 use crate::norm::{self, LayerNormBackward, RmsNormBackward};
 use crate::precision::Precision;
 use crate::record;
+use crate::stored::Stored;
 
 /// Operations on tensors in host memory. The functions around them describe and check the shapes.
 #[backend_extension(NdArray: cfg(feature = "ndarray"), Flex, Autodiff)]
@@ -37,15 +38,16 @@ pub(crate) trait FusedOps: Backend {
         eps: f32,
     ) -> FloatTensor<Self>;
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self>;
 
-    fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self>;
+    fn gelu_of(x: FloatTensor<Self>, kind: Gelu, precision: Precision) -> FloatTensor<Self>;
 
     fn causal_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         options: AttentionOptions,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
@@ -93,12 +95,17 @@ macro_rules! without_gradients {
                 norm::layer_forward::<Self>(&x, &weight, &bias, eps)
             }
 
-            fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-                mlp::swiglu_forward::<Self>(&Self::contiguous(gate), &Self::contiguous(up))
+            fn swiglu(
+                gate: FloatTensor<Self>,
+                up: FloatTensor<Self>,
+                precision: Precision,
+            ) -> FloatTensor<Self> {
+                let [gate, up] = [gate, up].map(|x| Stored::<Self>::new(x, precision));
+                mlp::swiglu_forward(&gate, &up)
             }
 
-            fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self> {
-                mlp::gelu_forward::<Self>(&Self::contiguous(x), kind)
+            fn gelu_of(x: FloatTensor<Self>, kind: Gelu, precision: Precision) -> FloatTensor<Self> {
+                mlp::gelu_forward(&Stored::<Self>::new(x, precision), kind)
             }
 
             fn causal_attention(
@@ -106,9 +113,11 @@ macro_rules! without_gradients {
                 k: FloatTensor<Self>,
                 v: FloatTensor<Self>,
                 options: AttentionOptions,
+                precision: Precision,
             ) -> FloatTensor<Self> {
-                let [q, k, v] = [q, k, v].map(Self::contiguous);
-                attention::forward::<Self>([&q, &k, &v], options).0
+                let inputs = [q, k, v].map(|x| Stored::<Self>::new(x, precision).into_tensor());
+                let (y, _) = attention::forward::<Self>(inputs, options);
+                Stored::<Self>::new(y, precision).into_tensor()
             }
 
             fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
@@ -185,17 +194,17 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         record!(C, LayerNormBackward, nodes, y, (x, weight, eps))
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>, precision: Precision) -> FloatTensor<Self> {
         let nodes = [gate.node(), up.node()];
         let tracked = gate.is_tracked() || up.is_tracked();
-        let [gate, up] = [gate, up].map(|tensor| B::contiguous(tensor.into_primitive()));
+        let [gate, up] = [gate, up].map(|x| Stored::<B>::new(x.into_primitive(), precision));
         let y = output::<B>(tracked, Recipe::Swiglu { gate: gate.clone(), up: up.clone() });
         record!(C, SwigluBackward, nodes, y, (gate, up))
     }
 
-    fn gelu_of(x: FloatTensor<Self>, kind: Gelu) -> FloatTensor<Self> {
+    fn gelu_of(x: FloatTensor<Self>, kind: Gelu, precision: Precision) -> FloatTensor<Self> {
         let (nodes, tracked) = ([x.node()], x.is_tracked());
-        let x = B::contiguous(x.into_primitive());
+        let x = Stored::<B>::new(x.into_primitive(), precision);
         let y = output::<B>(tracked, Recipe::Gelu { x: x.clone(), kind });
         record!(C, GeluBackward, nodes, y, (x, kind))
     }
@@ -205,12 +214,15 @@ impl<B: HostBackend + FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, 
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         options: AttentionOptions,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
-        let inputs = [q, k, v].map(|tensor| B::contiguous(tensor.into_primitive()));
-        let [q, k, v] = &inputs;
-        let (y, state) = attention::forward::<B>([q, k, v], options);
-        record!(C, AttentionBackward, nodes, y, (inputs, y.clone(), state))
+        let tracked = q.is_tracked() || k.is_tracked() || v.is_tracked();
+        let inputs = [q, k, v].map(|x| Stored::<B>::new(x.into_primitive(), precision));
+        let (y, state) = attention::forward::<B>(inputs.each_ref().map(Stored::tensor), options);
+        let stored = Stored::<B>::new(y, precision);
+        let y = output::<B>(tracked, Recipe::Stored(stored.clone()));
+        record!(C, AttentionBackward, nodes, y, (inputs, stored, state))
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {

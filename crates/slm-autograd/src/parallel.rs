@@ -17,14 +17,15 @@ pub(crate) fn for_each<T: Send>(work: usize, items: impl Iterator<Item = T>, f: 
     }
 }
 
-/// A vector of `count` values: zeros that `write` got in tasks of `task` values, with the range of each task.
-pub(crate) fn written(
+/// `N` vectors of `count` values: zeros that `write` got in tasks of `task` values, with the range of each task.
+pub(crate) fn written<T: Default + Copy + Send, const N: usize>(
     count: usize,
     task: usize,
-    write: impl Fn(Range<usize>, &mut [f32]) + Sync,
-) -> Vec<f32> {
+    write: impl Fn(Range<usize>, [&mut [T]; N]) + Sync,
+) -> [Vec<T>; N] {
     let task = if count <= FEW { count } else { task };
-    let write = |index: usize, part: &mut [f32]| write(index * task..index * task + part.len(), part);
+    let write =
+        |index: usize, parts: [&mut [T]; N]| write(index * task..((index + 1) * task).min(count), parts);
     written_by_parts(&equal_parts(count, task), write).0
 }
 

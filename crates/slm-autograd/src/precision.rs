@@ -30,6 +30,14 @@ impl Precision {
         }
     }
 
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
     /// The precision of the [`scope`](Self::scope) that this thread is in; f32 outside of any.
     pub fn current() -> Self {
         CURRENT.get()

@@ -2,10 +2,9 @@
 
 mod support;
 
-use burn::tensor::{Tensor, TensorData};
-use half::bf16;
+use burn::tensor::Tensor;
 use slm_autograd::Precision;
-use support::{close, devices, gradient, leaf, on_threads, probe, values, wave};
+use support::{changed, close, devices, gradient, leaf, on_threads, probe, rounded, values, wave};
 
 #[test]
 fn equals_burns_product_and_its_gradients() {
@@ -36,17 +35,6 @@ fn views_and_constants_may_enter() {
         close("dx", &gradient(&x, &found), &gradient(&x, &expected), 1e-5);
         assert!(constant.grad(&found).is_none());
     }
-}
-
-/// The tensor with every element changed by `change`, as a leaf.
-fn changed(tensor: &Tensor<2>, change: impl Fn(f32) -> f32) -> Tensor<2> {
-    let values: Vec<f32> = values(tensor.clone().detach()).into_iter().map(change).collect();
-    leaf(TensorData::new(values, tensor.dims()), &tensor.device())
-}
-
-/// The tensor with every element rounded to BF16.
-fn rounded(tensor: &Tensor<2>) -> Tensor<2> {
-    changed(tensor, |value| bf16::from_f32(value).to_f32())
 }
 
 #[test]

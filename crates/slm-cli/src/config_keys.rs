@@ -129,7 +129,7 @@ pub(crate) const SECTIONS: &[Section] = &[
             key(
                 "precision",
                 "\"f32\", \"bf16\"",
-                "Round the operands of matrix products to BF16: less time where the processor has AVX-512BF16",
+                "Round the operands of matrix products to BF16: less time and memory where the processor has AVX-512BF16",
             ),
             key("validation_fraction", "0 to 0.9", "Share of the text, at its end, that is held out"),
             key("validation_windows", "number", "Maximum number of windows that a validation scores"),

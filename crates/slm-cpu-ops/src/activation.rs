@@ -2,6 +2,7 @@
 
 use crate::dispatch::vectorized;
 use crate::exp::exp_scalar;
+use crate::halves::Float;
 
 /// `2 sqrt(2 / pi)`.
 pub(crate) const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
@@ -13,11 +14,11 @@ pub(crate) const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+pub fn swiglu<T: Float>(gate: &mut [f32], up: &[T]) {
     assert_eq!(gate.len(), up.len(), "swiglu: lengths differ");
     vectorized! {
         for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = *gate / (1.0 + exp_scalar(-*gate)) * up;
+            *gate = *gate / (1.0 + exp_scalar(-*gate)) * up.wide();
         }
     }
 }

@@ -31,10 +31,11 @@ pub fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 /// The values of `halves`, converted on all threads.
 fn wide<T: Copy + Sync>(halves: &[T], convert: impl Fn(&[T], &mut [f32]) + Sync) -> Vec<f32> {
-    written_by_parts(&equal_parts(halves.len(), CHUNK), |index, values| {
-        convert(&halves[index * CHUNK..][..values.len()], values);
-    })
-    .0
+    let ([wide], _) =
+        written_by_parts(&equal_parts(halves.len(), CHUNK), |index, [values]: [&mut [f32]; 1]| {
+            convert(&halves[index * CHUNK..][..values.len()], values);
+        });
+    wide
 }
 
 /// Narrows `tensor` to 16 bits if it is in host memory, without gradients, and one 16-bit type holds all its values

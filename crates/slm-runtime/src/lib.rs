@@ -25,7 +25,7 @@ mod sync;
 mod thread_pool;
 
 pub use advice::advise_huge_pages;
-pub use allocator::keep_freed_memory;
+pub use allocator::{keep_freed_memory, release_freed_memory};
 pub use fresh::{equal_parts, written_by_parts, zeros};
 pub use huge_vec::{HugeVec, Plain};
 #[cfg(not(loom))]

@@ -2,23 +2,32 @@
 
 #[cfg(doc)]
 use slm_autograd::KeptInput;
+use slm_autograd::Precision;
 use slm_model::{MlpKind, Transformer};
 use slm_nn::NamedLinears;
 
 /// The number of last layers of `model` whose values for `positions` positions are kept until their gradients are computed,
-/// although the others are recomputed. Their values and the logits of model and teacher, at most `logits` each, take at most
+/// although the others are recomputed, if products have this precision. Their values and the logits of model and teacher, at most `logits` each, take at most
 /// the memory of the gradients of all layers. They are gone before most of those gradients exist, so that a step needs no
 /// more memory than if all layers were recomputed.
-pub(crate) fn kept_layers(model: &Transformer, positions: usize, logits: usize) -> usize {
+pub(crate) fn kept_layers(
+    model: &Transformer,
+    positions: usize,
+    logits: usize,
+    precision: Precision,
+) -> usize {
+    const FLOAT: usize = size_of::<f32>();
+    let stored = precision.bytes();
     let config = model.config();
-    let mut values = vec![2 * config.hidden_size; config.num_layers];
+    // Bytes for each position, beginning with two residual streams.
+    let mut values = vec![2 * config.hidden_size * FLOAT; config.num_layers];
     let mut gradients = 0;
     model.for_each_linear(&mut |name, linear| {
         let Some((layer, name)) = name.strip_prefix("layers.").and_then(|name| name.split_once('.')) else {
             return;
         };
         let (inputs, outputs) = (linear.in_features(), linear.out_features());
-        gradients += inputs * outputs;
+        gradients += inputs * outputs * FLOAT;
         let Some((index, values)) =
             layer.parse().ok().and_then(|index| Some((index, values.get_mut(index)?)))
         else {
@@ -26,13 +35,17 @@ pub(crate) fn kept_layers(model: &Transformer, positions: usize, logits: usize) 
         };
         // Outputs of norms, and of activation functions that are one operation, are computed again ([`KeptInput`]), and what
         // is added to the residual stream is not kept.
+        let is_one_operation = is_one_operation(config.layer(index).mlp);
         *values += match name.rsplit('.').next() {
-            Some("q_proj" | "k_proj" | "v_proj" | "gate_proj" | "up_proj") => outputs,
-            Some("down_proj") if is_one_operation(config.layer(index).mlp) => 0,
-            _ => inputs,
+            Some("q_proj" | "k_proj" | "v_proj") => outputs * stored,
+            Some("o_proj") => inputs * stored,
+            Some("gate_proj" | "up_proj") if is_one_operation => outputs * stored,
+            Some("gate_proj" | "up_proj") => outputs * FLOAT,
+            Some("down_proj") if is_one_operation => 0,
+            _ => inputs * FLOAT,
         };
     });
-    let logits = 2 * logits.min(positions * config.vocab_size);
+    let logits = 2 * logits.min(positions * config.vocab_size) * FLOAT;
     let mut room = gradients.saturating_sub(logits) / positions.max(1);
     let fits = |values: &&usize| match room.checked_sub(**values) {
         Some(left) => {

@@ -55,6 +55,11 @@ impl ModelOptimizer {
         }
     }
 
+    /// Forgets the state of all parameters.
+    pub(crate) fn clear(&mut self) {
+        self.states.clear();
+    }
+
     /// Updates `model` with `gradients`, whose [`global_norm`] is `norm`. Parameters are updated in place unless
     /// something else holds them. If the norm is not finite, nothing changes.
     pub(crate) fn step<M: Module + NamedLinears>(

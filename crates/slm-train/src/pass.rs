@@ -9,8 +9,8 @@ use crate::Result;
 use crate::data::Batch;
 use crate::loss::{cross_entropy, divergence, ids_tensor};
 
-/// Maximum number of logits that are computed together, unless layers follow the batches: 64 MiB.
-pub(crate) const LOGITS: usize = 1 << 24;
+/// Maximum number of logits that are computed together, unless layers follow the batches: 40 MiB.
+pub(crate) const LOGITS: usize = 10 << 20;
 
 /// A pass of a model over one batch.
 pub(crate) struct Pass<'a> {

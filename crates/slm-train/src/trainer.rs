@@ -375,7 +375,7 @@ impl Trainer {
         let positions = options.batch_size * options.sequence_length;
         let model = self.trained();
         let kept = match options.gradient_checkpointing {
-            true => kept_layers(model, positions, LOGITS),
+            true => kept_layers(model, positions, LOGITS, options.precision),
             false => model.config().num_layers,
         };
         // Ranges of layers that follow the batches move once for each.
@@ -468,6 +468,10 @@ impl Trainer {
         let mut large_files: Vec<(&str, &dyn WriteFile)> = Vec::new();
         if has_optimizer_state(self.step, &self.config) {
             large_files.push((OPTIMIZER, &self.optimizer));
+        } else {
+            // No step comes after this, and other threads have use for the memory.
+            self.optimizer.clear();
+            slm_runtime::release_freed_memory();
         }
         if let Some(svg) = loss_svg(&self.metrics).map_err(|detail| Error::State { detail })? {
             extra_files.push((PLOT, svg.into_bytes()));

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses a part.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use half::bf16;
 
 /// The CPU devices, with gradients.
 pub(crate) fn devices() -> Vec<Device> {
@@ -17,6 +18,17 @@ pub(crate) fn wave<const D: usize>(shape: [usize; D], step: usize) -> TensorData
 
 pub(crate) fn leaf<const D: usize>(data: TensorData, device: &Device) -> Tensor<D> {
     Tensor::from_data(data, device).require_grad()
+}
+
+/// The tensor with every element changed by `change`, as a leaf.
+pub(crate) fn changed<const D: usize>(tensor: &Tensor<D>, change: impl Fn(f32) -> f32) -> Tensor<D> {
+    let values: Vec<f32> = values(tensor.clone().detach()).into_iter().map(change).collect();
+    leaf(TensorData::new(values, tensor.dims()), &tensor.device())
+}
+
+/// The tensor with every element rounded to BF16, as a leaf.
+pub(crate) fn rounded<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
+    changed(tensor, |value| bf16::from_f32(value).to_f32())
 }
 
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

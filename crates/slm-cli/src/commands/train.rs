@@ -175,7 +175,7 @@ pub(crate) fn watched(
         trainer.data().validation.len(),
     ))?;
     if trainer.config().training.precision == Precision::Bf16 {
-        context.output.say("matrix products of the training are in BF16, everything else is in FP32")?;
+        context.output.say("training multiplies in BF16; sums, weights and the optimizer are in FP32")?;
     }
     let bar = context.progress.bar_with_message("training", trainer.step(), steps);
     let mut watcher = Watcher { bar: &bar, output: &context.output, seconds: 0.0, tokens_per_second: 0.0 };

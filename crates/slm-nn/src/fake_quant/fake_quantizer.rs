@@ -43,7 +43,7 @@ impl FakeQuantizer {
     /// [`slm_quant_core::Error::NotFinite`] for a value or scale that is not finite.
     pub(crate) fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
         let block = self.block();
-        let (y, results) = written_by_parts(&equal_parts(x.len(), block), |index, y| {
+        let ([y], results) = written_by_parts(&equal_parts(x.len(), block), |index, [y]: [&mut [f32]; 1]| {
             let x = &x[index * block..][..y.len()];
             self.for_groups_of_block(
                 index,
