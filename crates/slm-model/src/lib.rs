@@ -35,6 +35,7 @@ mod visit;
 mod windows;
 
 pub use blockwise::{BlockwiseModel, HeadBlock, TransformerBlock};
+pub use compute::autograd::is_one_operation;
 pub use config::{
     Activation, AttentionBias, Choice, LayerOverride, LayerSpec, MlpKind, ModelConfig, NormKind,
     NormPlacement, Position, QkNorm, RopeScaling, RotaryConfig,

@@ -43,6 +43,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<usize> = arguments.map(|argument| argument.parse()).collect::<Result<_, _>>()?;
     let threads = arguments.first().copied().unwrap_or(0);
     let steps = arguments.get(1).copied().unwrap_or(10).max(1);
+    // As the program does.
+    slm_runtime::keep_freed_memory();
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let training: TrainingConfig = slm_train::parse_toml(CONFIG, "the config of the comparison", &[])?;
     let config = training.model.clone();

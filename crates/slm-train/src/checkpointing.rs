@@ -3,7 +3,7 @@
 #[cfg(doc)]
 use slm_autograd::KeptInput;
 use slm_autograd::Precision;
-use slm_model::{MlpKind, Transformer};
+use slm_model::{Transformer, is_one_operation};
 use slm_nn::NamedLinears;
 
 /// The number of last layers of `model` whose values for `positions` positions are kept until their gradients are computed,
@@ -35,13 +35,13 @@ pub(crate) fn kept_layers(
         };
         // Outputs of norms, and of activation functions that are one operation, are computed again ([`KeptInput`]), and what
         // is added to the residual stream is not kept.
-        let is_one_operation = is_one_operation(config.layer(index).mlp);
+        let is_kept_once = is_one_operation(config.layer(index).mlp);
         *values += match name.rsplit('.').next() {
             Some("q_proj" | "k_proj" | "v_proj") => outputs * stored,
             Some("o_proj") => inputs * stored,
-            Some("gate_proj" | "up_proj") if is_one_operation => outputs * stored,
+            Some("gate_proj" | "up_proj") if is_kept_once => outputs * stored,
             Some("gate_proj" | "up_proj") => outputs * FLOAT,
-            Some("down_proj") if is_one_operation => 0,
+            Some("down_proj") if is_kept_once => 0,
             _ => inputs * FLOAT,
         };
     });
@@ -55,13 +55,6 @@ pub(crate) fn kept_layers(
         None => false,
     };
     values.iter().rev().take_while(fits).count()
-}
-
-fn is_one_operation(mlp: MlpKind) -> bool {
-    match mlp {
-        MlpKind::SwiGlu | MlpKind::Gelu | MlpKind::GeluTanh => true,
-        MlpKind::GeGlu | MlpKind::GeGluTanh | MlpKind::Silu => false,
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use slm_autograd::{AttentionOptions, Gelu, RotaryTable};
 
 use super::HeadShape;
 use super::tensors::{TensorLayer, TensorOps};
-use crate::config::Activation;
+use crate::config::{Activation, MlpKind};
 use crate::norm::Norm;
 use crate::rotary::{Angles, Rotaries};
 
@@ -52,18 +52,39 @@ impl TensorOps for AutogradOps<'_> {
     }
 
     fn activate(&self, gate: Option<Tensor<3>>, up: Tensor<3>, activation: Activation) -> Tensor<3> {
-        match gate {
-            Some(gate) if activation == Activation::Silu => slm_autograd::swiglu(gate, up),
-            Some(gate) => activate(gate, activation) * up,
-            None => activate(up, activation),
+        let operation = one_operation(MlpKind::new(gate.is_some(), activation));
+        match (gate, operation) {
+            (Some(gate), Some(OneOperation::Swiglu)) => slm_autograd::swiglu(gate, up),
+            (Some(gate), _) => activate(gate, activation) * up,
+            (None, _) => activate(up, activation),
         }
     }
 }
 
 fn activate(x: Tensor<3>, activation: Activation) -> Tensor<3> {
-    match activation {
-        Activation::Silu => silu(x),
-        Activation::Gelu => slm_autograd::gelu(x, Gelu::Exact),
-        Activation::GeluTanh => slm_autograd::gelu(x, Gelu::Tanh),
+    match one_operation(MlpKind::new(false, activation)) {
+        Some(OneOperation::Gelu(kind)) => slm_autograd::gelu(x, kind),
+        _ => silu(x),
     }
+}
+
+/// An operation that computes all that an MLP does between its linear layers.
+enum OneOperation {
+    Swiglu,
+    Gelu(Gelu),
+}
+
+fn one_operation(mlp: MlpKind) -> Option<OneOperation> {
+    match mlp {
+        MlpKind::SwiGlu => Some(OneOperation::Swiglu),
+        MlpKind::Gelu => Some(OneOperation::Gelu(Gelu::Exact)),
+        MlpKind::GeluTanh => Some(OneOperation::Gelu(Gelu::Tanh)),
+        MlpKind::GeGlu | MlpKind::GeGluTanh | MlpKind::Silu => None,
+    }
+}
+
+/// Returns `true` if training on CPU devices computes everything between the linear layers of `mlp` as one operation. Its
+/// output is then computed again for gradients, not kept.
+pub fn is_one_operation(mlp: MlpKind) -> bool {
+    one_operation(mlp).is_some()
 }
