@@ -2,8 +2,9 @@
 //!
 //! The gradient of a weight needs the layer's input. If that is the output of a norm or an activation function, it is not
 //! kept: it is computed again from the inputs of that function, which are kept for its own gradient anyway, by the same code
-//! and so with the same bits. The output of attention is kept once, for attention and for the layer after it. This is the selective activation recomputation of Korthikanti and others (2022,
-//! arXiv:2205.05198); in a layer of a Llama model it saves a third of the values that a training step keeps.
+//! and so with the same bits. This is the selective activation recomputation of Korthikanti and others (2022,
+//! arXiv:2205.05198); in a layer of a Llama model it saves a third of the values that a training step keeps. The output of
+//! attention is needed for its own gradient, and kept for both, perhaps in 16 bits.
 //!
 //! A tensor does not tell how it was computed. So every thread remembers its last such output until a later one replaces it.
 //! As long as it does, the memory of the output is neither freed nor written to, and a tensor with the same address and length
