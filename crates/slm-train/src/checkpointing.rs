@@ -7,9 +7,10 @@ use slm_model::{Transformer, is_one_operation};
 use slm_nn::NamedLinears;
 
 /// The number of last layers of `model` whose values for `positions` positions are kept until their gradients are computed,
-/// although the others are recomputed, if products have this precision. Their values and the logits of model and teacher, at most `logits` each, take at most
-/// the memory of the gradients of all layers. They are gone before most of those gradients exist, so that a step needs no
-/// more memory than if all layers were recomputed.
+/// although the others are recomputed, if products have this precision. Their values and the logits of model and teacher, at
+/// most `logits` each, take at most the memory of the gradients of all layers, and they are gone before most of those gradients
+/// exist. The packed matrices of the head, which exist at the same time, are not counted: they are what a step may need more
+/// than if all layers were recomputed.
 pub(crate) fn kept_layers(
     model: &Transformer,
     positions: usize,
