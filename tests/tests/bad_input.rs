@@ -337,8 +337,8 @@ fn outputs_that_cannot_be_written_are_named() {
     let file = ["logits --checkpoint model --ids ids.json", "corpus --stories 1"];
     let file = file.into_iter().flat_map(|line| [(line, "text.txt/new"), (line, "nowhere/new")]);
     for (line, out) in directory.into_iter().chain(file) {
-        let cause = if out.starts_with("nowhere") { "directory does not exist" } else { "cannot be written" };
-        sandbox.refuses(&format!("{line} --out {out}"), 1, &[out, cause, "choose an"]);
+        let cause = if out.starts_with("nowhere") { "there is no directory" } else { "cannot be written" };
+        sandbox.refuses(&format!("{line} --out {out}"), 1, &[out, cause, "choose an", "output"]);
     }
     for line in file_commands() {
         sandbox.refuses(&format!("{line} --out model --overwrite"), 1, &["model", "is a directory", "--out"]);
@@ -396,6 +396,31 @@ fn what_exists_is_kept() {
     assert!(sandbox.read("text.txt").len() < text().len());
     sandbox.slm("logits --checkpoint model --ids ids.json --out text.txt --overwrite").success();
     assert!(!fs::read(sandbox.path("text.txt")).unwrap().is_ascii());
+}
+
+/// The output is checked before the input, which may take minutes to read.
+#[test]
+fn an_output_that_exists_is_refused_at_once() {
+    let sandbox = Sandbox::with_model();
+    fs::create_dir(sandbox.path("mine")).unwrap();
+    sandbox.put("page.html", "a page of somebody else");
+    let formats = ["gguf", "hf", "compressed-tensors", "mlx", "onnx"];
+    let exports = formats.map(|format| (format!("export none --format {format}"), "--out text.txt"));
+    let others = [
+        ("ptq --checkpoint none --calibration none", "--out mine"),
+        ("import none", "--out mine"),
+        ("sample --checkpoint none --sequences 1", "--out text.txt"),
+        ("plan --checkpoint none --data none --bits-per-weight 5", "--out text.txt"),
+        ("eval --checkpoint none --data none", "--html page.html"),
+        ("sensitivity --checkpoint none --data none", "--html page.html"),
+        ("compare none none --data none", "--html page.html"),
+        ("inspect none", "--html page.html"),
+    ];
+    let others = others.map(|(line, out)| (line.to_owned(), out));
+    for (line, out) in exports.into_iter().chain(others) {
+        let (_, name) = out.split_once(' ').unwrap();
+        sandbox.refuses(&format!("{line} {out}"), 1, &[name, "already exists", "choose an"]);
+    }
 }
 
 #[test]

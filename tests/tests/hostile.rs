@@ -74,7 +74,24 @@ fn a_full_disk_loses_nothing() {
          \"$SLM\" {PTQ} --out disk/out; code=$?; ls -A disk disk/mine >&2; exit $code"
     );
     if let Some(outcome) = shell_with_mounts(&sandbox, &script) {
-        outcome.fails(1, &["No space left on device", "disk:\nmine\n\ndisk/mine:\nfile\n"]);
+        let left = "disk:\nmine\n\ndisk/mine:\nfile\n";
+        outcome
+            .fails(1, &["disk/out/model.safetensors: ", "No space left on device", "free some space", left]);
+    }
+    let small = [
+        ("export model --format gguf --out disk/new.gguf", "disk/new.gguf: "),
+        ("export model --format onnx --out disk/new", "disk/new/model.onnx"),
+        ("completions man --out disk/new/man1", "disk/new/man1/slm-"),
+        ("corpus --stories 5000 --out disk/new.txt", "disk/new.txt: "),
+    ];
+    for (line, named) in small {
+        let script = format!(
+            "mount -t tmpfs -o size=60k none disk && \"$SLM\" {line}; code=$?; ls -A disk | sed 's/^/left: /' >&2; exit $code"
+        );
+        if let Some(outcome) = shell_with_mounts(&sandbox, &script) {
+            outcome.fails(1, &[named, "No space left on device", "free some space"]);
+            assert!(!outcome.stderr.contains("left: "), "{outcome}");
+        }
     }
 }
 
@@ -88,6 +105,12 @@ fn a_read_only_file_system_is_named() {
     );
     if let Some(outcome) = shell_with_mounts(&sandbox, &script) {
         outcome.fails(1, &["disk/out", "cannot be written", "Read-only file system"]);
+    }
+    for out in ["completions man --out disk/new/man1", "corpus --stories 1 --out disk/new.txt"] {
+        let script = format!("mount -t tmpfs -o ro none disk && \"$SLM\" {out}");
+        if let Some(outcome) = shell_with_mounts(&sandbox, &script) {
+            outcome.fails(1, &["disk/new", "choose an output on a disk that may be written to"]);
+        }
     }
 }
 

@@ -130,7 +130,7 @@ fn a_page_does_not_take_the_place_of_another_file() {
     sandbox.refuses(
         "inspect model --html nowhere/page.html",
         1,
-        &["nowhere/page.html", "directory does not exist", "--html"],
+        &["nowhere/page.html", "there is no directory", "--html"],
     );
     sandbox.refuses("inspect model --html -", 2, &["--html -"]);
     sandbox.refuses("inspect model --html page.html --layer lm_head", 2, &["--html", "--layer"]);

@@ -4,9 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use slm_checkpoint::StoreError;
+use slm_store::remedy_of_writing;
 
 use crate::out_file::relative;
-use crate::remedies::{Remedy, remedy_of_writing};
+use crate::remedies::Remedy;
 use crate::signals::Signal;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -118,7 +119,7 @@ impl Error {
 
     /// A file or directory that cannot be written.
     pub(crate) fn unwritable(path: impl Into<PathBuf>, source: &io::Error) -> Self {
-        Self::file(path, format!("cannot be written: {source}{}", remedy_of_writing(source)))
+        Self::file(path, format!("cannot be written: {source}; {}", remedy_of_writing(source)))
     }
 
     /// Returns the exit code.

@@ -55,6 +55,7 @@ pub(crate) fn similar(text: &str) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config_keys;
 
     #[test]
     fn terms_are_found_by_every_name() {
@@ -92,6 +93,20 @@ mod tests {
         }
         assert!(find("s").is_none() && find("").is_none());
         assert_eq!(similar("perplexitty"), ["perplexity"]);
+    }
+
+    /// Whoever meets a key of training in a config finds its word here.
+    #[test]
+    fn keys_of_training_are_terms() {
+        let sections = ["training", "qat", "finetune"];
+        let keys = config_keys::all().filter(|(section, _)| sections.contains(&section.name));
+        let unknown: Vec<&str> = keys.map(|(_, key)| key.name).filter(|key| find(key).is_none()).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        for word in
+            ["warm-up", "batch", "accumulation", "gradient clipping", "validation window", "lr", "epoch"]
+        {
+            assert!(find(word).is_some(), "{word}");
+        }
     }
 
     /// The decibel table matches the definition.

@@ -4,7 +4,7 @@ mod layers;
 mod svg;
 mod training;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -52,9 +52,7 @@ impl HtmlArgs {
     pub(crate) fn write(&self, output: &Output, page: impl FnOnce() -> Result<Page>) -> Result<()> {
         let Some(path) = &self.html else { return Ok(()) };
         let html = page()?.render()?;
-        let file = file(path)?;
-        fs::write(file.path(), html).map_err(|error| Error::unwritable(path, &error))?;
-        file.commit()?;
+        file(path)?.write(html)?;
         output.say(format!("\nwrote page        {}", path.display()))
     }
 }

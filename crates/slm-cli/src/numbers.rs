@@ -1,4 +1,6 @@
-//! Messages about numbers on the command line.
+//! Numbers on the command line, and messages about them.
+
+use clap::builder::RangedU64ValueParser;
 
 /// Messages of the standard library about text that is not a number, and the remedy that a user needs instead.
 const REMEDIES: [(&str, &str); 6] = [
@@ -9,6 +11,11 @@ const REMEDIES: [(&str, &str); 6] = [
     ("invalid float literal", "use a number such as 0.5"),
     ("cannot parse float from empty string", "use a number such as 0.5"),
 ];
+
+/// Parses a count of something that memory or time is taken for, from 1 to `most`.
+pub(crate) fn count(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
 
 /// Lowest upper bound that comes from the type of an option, not from its meaning.
 const UNBOUNDED: i128 = u32::MAX as i128;
@@ -51,6 +58,9 @@ mod tests {
             ("generate --checkpoint x --seed 99999999999999999999", "the number is too large"),
             ("ptq --tune-steps 0", "use 1 or more"),
             ("serve --checkpoint x --parallel 0", "use 1 to 256"),
+            ("bench --prompt 0", "use 1 to 1048576"),
+            ("bench --threads 18446744073709551615", "use 1 to 1024"),
+            ("sample --checkpoint x --out y --sequences 18446744073709551615", "use 1 to 10000000"),
             ("serve --checkpoint x --port 65536", "use 0 to 65535"),
         ] {
             let words = ["slm"].into_iter().chain(line.split_whitespace());

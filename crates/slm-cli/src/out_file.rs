@@ -1,10 +1,10 @@
 //! Files that appear complete or not at all.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use slm_checkpoint::StoreError;
-use slm_store::OutputFile;
+use slm_store::{OutputFile, remedy_of_writing};
 
 use crate::error::{Error, Result};
 
@@ -14,11 +14,6 @@ pub(crate) fn relative(path: &Path) -> &Path {
         Ok(working) => path.strip_prefix(working).unwrap_or(path),
         Err(_) => path,
     }
-}
-
-/// Returns `true` if the directory of `path` does not exist.
-fn lacks_directory(path: &Path) -> bool {
-    path.parent().is_some_and(|dir| dir != Path::new("") && !dir.exists())
 }
 
 /// An [`OutputFile`] whose errors name the option that it comes from.
@@ -47,13 +42,9 @@ impl OutFile {
                     format!("already exists; choose another {option} or add --overwrite")
                 }
                 StoreError::OutputNotOurs { reason, .. } => format!("{reason}; choose another {option}"),
-                StoreError::OutputUnwritable { .. } if lacks_directory(target) => {
-                    format!("its directory does not exist; create it, or choose another {option}")
+                StoreError::OutputUnwritable { source, .. } => {
+                    format!("cannot be written: {source}; {} ({option})", remedy_of_writing(&source))
                 }
-                StoreError::OutputUnwritable { source, .. } => format!(
-                    "cannot be written: {}; choose another {option}, in a directory that may be written to",
-                    source.kind()
-                ),
                 other => other.to_string(),
             };
             Error::file(target, detail)
@@ -64,6 +55,17 @@ impl OutFile {
     /// Path to write to, where nothing exists yet.
     pub(crate) fn path(&self) -> PathBuf {
         self.file.path()
+    }
+
+    /// Writes the whole file, and leaves it where it is.
+    pub(crate) fn fill(&self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        fs::write(self.path(), bytes).map_err(|error| Error::unwritable(&self.target, &error))
+    }
+
+    /// Writes the whole file and moves it to its place.
+    pub(crate) fn write(self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        self.fill(bytes)?;
+        self.commit()
     }
 
     /// Syncs the file to the disk and moves it to its place.

@@ -1,7 +1,5 @@
 //! Options of the program that do what errors of the libraries advise, as the end of their messages.
 
-use std::io;
-
 use slm_checkpoint::StoreError;
 use slm_store::manifest::MANIFEST;
 
@@ -14,16 +12,6 @@ pub(crate) trait Remedy {
     fn store(&self) -> Option<&StoreError>;
 }
 
-/// The remedy for a failed write, after a semicolon; empty if the system's reason says enough.
-pub(crate) fn remedy_of_writing(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or choose an output on another disk"
-        }
-        _ => "",
-    }
-}
-
 impl Remedy for StoreError {
     fn options(&self) -> &'static str {
         match self {
@@ -31,7 +19,6 @@ impl Remedy for StoreError {
             Self::Missing { path, .. } if path.file_name().is_some_and(|name| name == MANIFEST) => {
                 " (--no-verify)"
             }
-            Self::Io { source, .. } => remedy_of_writing(source),
             _ => "",
         }
     }
@@ -294,13 +281,6 @@ mod tests {
         for stop in stops {
             assert!(matches!(stop, Error::Interrupted), "{stop}");
         }
-        let full = std::io::Error::from_raw_os_error(28);
-        let full = StoreError::Io { path: path(), action: "write", source: full };
-        let said = Error::from(slm_checkpoint::Error::Store(full)).to_string();
-        assert!(
-            !cfg!(unix) || said.ends_with("; free some space, or choose an output on another disk"),
-            "{said}"
-        );
         let missing = StoreError::Missing { path: path(), remedy: "name another".to_owned() };
         assert_eq!(missing.options(), "");
     }

@@ -46,7 +46,7 @@ pub(crate) fn run<T: Send>(
         }
     });
     drop(sender);
-    let mut results = Vec::with_capacity(jobs);
+    let mut results = Vec::new();
     for done in receiver {
         results.extend(done?);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use slm_checkpoint::{Checkpoint, OpenOptions};
+use slm_store::{OutputDir, OutputFile};
 
 use crate::{ExportReport, FloatType, Result, compressed, gguf_export, hf_export, mlx, onnx};
 
@@ -121,12 +122,15 @@ impl ExportOptions {
 /// [`Error::Unsupported`](crate::Error::Unsupported) for a model or a tokenizer that the other program cannot compute;
 /// [`Error::Inexact`](crate::Error::Inexact) with `strict`; errors of opening a checkpoint and of writing files.
 pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
-    let checkpoint = Checkpoint::open_with(dir, &options.open)?;
+    let open = || Checkpoint::open_with(dir, &options.open);
+    // The output comes first: it must be free before the checkpoint is read, which takes its time.
+    let file = || OutputFile::create(out, options.overwrite);
+    let dir = |replaceable| OutputDir::create(out, options.overwrite, replaceable);
     match options.format {
-        Format::Gguf => gguf_export::export(&checkpoint, out, options),
-        Format::HuggingFace => hf_export::export(&checkpoint, out, options),
-        Format::CompressedTensors => compressed::export(&checkpoint, out, options),
-        Format::Mlx => mlx::export(&checkpoint, out, options),
-        Format::Onnx => onnx::export(&checkpoint, out, options),
+        Format::Gguf => gguf_export::export(file()?, &open()?, options),
+        Format::HuggingFace => hf_export::export(dir(hf_export::DIRECTORIES)?, &open()?, options),
+        Format::CompressedTensors => compressed::export(dir(hf_export::DIRECTORIES)?, &open()?, options),
+        Format::Mlx => mlx::export(dir(hf_export::DIRECTORIES)?, &open()?, options),
+        Format::Onnx => onnx::export(dir(onnx::DIRECTORIES)?, &open()?, options),
     }
 }

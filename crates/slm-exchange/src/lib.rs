@@ -37,7 +37,7 @@ mod source;
 pub use error::{Error, Result};
 pub use export::{ExportOptions, Format, OnnxProfile, export};
 pub use float::FloatType;
-pub use gguf_import::import_gguf;
+pub use gguf_import::{import_gguf, is_gguf};
 pub use llama2c::{explain_bin, import_llama2c, is_llama2c};
 pub use report::{ExportReport, Fidelity, TensorReport};
 pub use slm_checkpoint::hf::{ImportOptions, ImportReport};

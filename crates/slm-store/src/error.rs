@@ -1,9 +1,11 @@
 //! The error type of this crate.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
+use crate::shown_as::shown;
 use crate::stop::Stopped;
 
 /// Result of this crate's functions.
@@ -14,14 +16,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}{}", path.display(), remedy_of_io(source))]
     Io {
         /// File or directory.
         path: PathBuf,
         /// The attempted action, such as `"read"`.
         action: &'static str,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file or directory that does not exist although it must.
     #[error("{}: not found; {remedy}", path.display())]
@@ -221,12 +223,12 @@ pub enum Error {
         by: String,
     },
     /// An output for which the system denies write access.
-    #[error("{}: cannot be written: {source}; choose an output in a directory that may be written to", path.display())]
+    #[error("{}: cannot be written: {source}; {}", path.display(), remedy_of_writing(source))]
     OutputUnwritable {
         /// The output directory.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// An output whose replacement would destroy something that is not a checkpoint.
     #[error("{}: not overwritten, because {reason}; choose another output, or remove it yourself", path.display())]
@@ -270,11 +272,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Creates an [`Error::Io`] for an operation on `path`, or [`Error::Stopped`] if it was stopped.
-    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    /// Creates an [`Error::Io`] for an operation on `path`, or [`Error::Stopped`] if it was stopped. A temporary path of
+    /// an output is named as the output.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.get_ref().is_some_and(|reason| reason.is::<Stopped>()) {
             true => Self::Stopped,
-            false => Self::Io { path: path.to_owned(), action, source },
+            false => Self::Io { path: shown(path), action, source },
         }
     }
 
@@ -299,6 +302,31 @@ impl Error {
     }
 }
 
+/// Remedy for an output that the system refuses to write.
+pub fn remedy_of_writing(source: &io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "free some space, or choose an output on another disk"
+        }
+        ErrorKind::ReadOnlyFilesystem => "choose an output on a disk that may be written to",
+        ErrorKind::NotFound => "create the directory, or choose another output",
+        ErrorKind::InvalidFilename => "choose an output with a shorter name",
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            "a part of its path is a file; choose an output in a directory"
+        }
+        _ => "choose an output in a directory that may be written to",
+    }
+}
+
+/// Remedy for an operation, after a semicolon; empty unless the reason is one for which only writing fails.
+fn remedy_of_io(source: &io::Error) -> String {
+    use ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match source.kind() {
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem => format!("; {}", remedy_of_writing(source)),
+        _ => String::new(),
+    }
+}
+
 fn describe_sets(missing: &[String], unexpected: &[String]) -> String {
     /// Maximum number of names in a message.
     const LISTED: usize = 5;
@@ -316,4 +344,19 @@ fn describe_sets(missing: &[String], unexpected: &[String]) -> String {
     let parts: Vec<String> =
         [list("missing", missing), list("unexpected", unexpected)].into_iter().flatten().collect();
     parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_writes_comes_with_its_remedy() {
+        let said = |kind: ErrorKind| Error::io(Path::new("out"), "write")(kind.into()).to_string();
+        assert!(
+            said(ErrorKind::StorageFull).ends_with("; free some space, or choose an output on another disk")
+        );
+        assert!(said(ErrorKind::ReadOnlyFilesystem).ends_with("a disk that may be written to"));
+        assert!(!said(ErrorKind::PermissionDenied).contains(';'), "it may have been a read");
+    }
 }

@@ -1,7 +1,7 @@
 //! Reading and writing of small files, most of them JSON. Reads are limited in size; JSON is indented.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -64,44 +64,53 @@ pub fn to_bytes<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Writes a value as a new file of indented JSON, and syncs it to the disk.
+///
+/// # Errors
+/// [`Error::Json`]; [`Error::Io`], also for a file that already exists.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write_new(path, &to_bytes(path, value)?)
+}
+
 /// Writes a new file and syncs it to the disk.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`], also for a file that already exists.
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create_new(path).map_err(Error::io(path, "create"))?;
-    file.write_all(bytes).map_err(Error::io(path, "write"))?;
-    file.sync_all().map_err(Error::io(path, "write to the disk"))
+    new_file(path, |file| file.write_all(bytes))
 }
 
-/// Lets `write` write a new file, and syncs it to the disk.
+/// Lets `write` write a new file, whose path it is given, and syncs it to the disk.
 ///
 /// # Errors
 /// [`Error::Io`], also for a file that already exists.
-pub fn create_new(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    drop(File::create_new(path).map_err(Error::io(path, "create"))?);
-    write(path).map_err(Error::io(path, "write"))?;
-    let file = File::options().write(true).open(path).map_err(Error::io(path, "open"))?;
-    file.sync_all().map_err(Error::io(path, "write to the disk"))
+pub fn create_new(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    new_file(path, |_| write(path))
 }
 
 /// Copies a file to a new one and syncs that to the disk, unless `stop` is set.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Stopped`].
+/// [`Error::Io`], also for a file that already exists; [`Error::Stopped`].
 pub fn copy_new(from: &Path, to: &Path, stop: &StopFlag) -> Result<()> {
     /// Bytes copied between two checks of the flag.
     const PIECE_BYTES: u64 = 16 << 20;
     let source = File::open(from).map_err(Error::io(from, "open"))?;
-    let mut file = File::create_new(to).map_err(Error::io(to, "create"))?;
-    loop {
-        stop.check()?;
-        let mut piece = (&source).take(PIECE_BYTES);
-        if std::io::copy(&mut piece, &mut file).map_err(Error::io(to, "write"))? == 0 {
-            break;
+    new_file(to, |file| {
+        loop {
+            stop.check_io()?;
+            if io::copy(&mut (&source).take(PIECE_BYTES), file)? == 0 {
+                return Ok(());
+            }
         }
-    }
-    file.sync_all().map_err(Error::io(to, "write to the disk"))
+    })
+}
+
+/// Creates a file, lets `write` fill it, and syncs it to the disk.
+fn new_file(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let mut file = File::create_new(path).map_err(Error::io(path, "create"))?;
+    write(&mut file).map_err(Error::io(path, "write"))?;
+    file.sync_all().map_err(Error::io(path, "write to the disk"))
 }
 
 /// Serialization of a number that may be NaN or infinite. JSON has no such numbers; they are written as the strings

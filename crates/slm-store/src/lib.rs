@@ -25,13 +25,15 @@ pub mod manifest;
 mod metadata;
 mod metadata_builder;
 mod module;
+mod new_dirs;
 mod output;
 mod output_file;
 mod shell;
+mod shown_as;
 mod stop;
 pub mod tensors;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, remedy_of_writing};
 pub use litter::is_litter;
 pub use loaded::{LoadedTensors, read_quantized, read_static_params};
 pub use lock::OutputLock;
@@ -42,6 +44,7 @@ pub use metadata::{
 };
 pub use metadata_builder::MetadataBuilder;
 pub use module::{LoadOptions, LoadReport, SaveOptions, is_module, load_module, save_module, stored_dtype};
+pub use new_dirs::NewDirs;
 pub use output::{OutputDir, Replaceable, reserve};
 pub use output_file::OutputFile;
 pub use shell::shell_word;

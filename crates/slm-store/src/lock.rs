@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::new_dirs::NewDirs;
 use crate::{Error, Result};
 
 /// Suffix of the name of an old checkpoint while it is being replaced in two steps.
@@ -31,8 +32,8 @@ struct Held {
     path: PathBuf,
     /// Locked while the file is open.
     _file: File,
-    /// Parent directories that were created for the output, outermost first.
-    created: Vec<PathBuf>,
+    /// Parent directories that were created for the output; they are removed after the lock's file.
+    _created: NewDirs,
 }
 
 /// The locks that this process holds, by output.
@@ -44,7 +45,10 @@ impl OutputLock {
     /// # Errors
     /// [`Error::OutputLocked`], [`Error::OutputUnwritable`], [`Error::OutputNotOurs`], [`Error::Io`].
     pub fn take(target: &Path) -> Result<Self> {
-        let target = resolve(target)?;
+        Self::take_resolved(resolve(target)?).map_err(as_asked(target))
+    }
+
+    fn take_resolved(target: PathBuf) -> Result<Self> {
         // Only complete entries are inserted, so the map is valid even after a panic elsewhere.
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = held.get(&target).and_then(Weak::upgrade) {
@@ -80,13 +84,10 @@ impl Held {
             return Err(Error::OutputNotOurs { path: target, reason });
         };
         let (parent, name) = (parent.to_owned(), name.to_string_lossy().into_owned());
-        let missing = parent.ancestors().take_while(|dir| !dir.exists()).map(Path::to_owned);
-        let mut created: Vec<PathBuf> = missing.collect();
-        created.reverse();
-        fs::create_dir_all(&parent).map_err(unwritable(&target))?;
+        let created = NewDirs::create(&parent).map_err(unwritable(&target))?;
         let path = parent.join(format!(".{name}.lock"));
         let file = lock_file(&path, &target)?;
-        Ok(Self { target, parent, name, path, _file: file, created })
+        Ok(Self { target, parent, name, path, _file: file, _created: created })
     }
 
     /// Removes what killed writers left behind, and restores a directory that one of them had moved aside.
@@ -117,12 +118,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         // The file is removed while locked: whoever has opened it meanwhile notices this and creates a new one.
         let _gone_or_left_for_the_next = fs::remove_file(&self.path);
-        for dir in self.created.iter().rev() {
-            // Fails if the directory is not empty.
-            if fs::remove_dir(dir).is_err() {
-                break;
-            }
-        }
     }
 }
 
@@ -176,19 +171,37 @@ fn is_at(_file: &File, path: &Path) -> bool {
 }
 
 /// Returns `target` as an absolute path. A link is followed, so that its target is written and not the link.
-fn resolve(target: &Path) -> Result<PathBuf> {
-    let resolved = match fs::symlink_metadata(target) {
-        Ok(_) => fs::canonicalize(target),
-        Err(_) => std::path::absolute(target).map(|path| {
-            // The parent may be a link too; two paths to the same place must share a lock.
-            let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
-            match (parent, path.file_name().map(OsString::from)) {
-                (Some(parent), Some(name)) => parent.join(name),
-                _ => path,
-            }
-        }),
-    };
-    resolved.map_err(Error::io(target, "resolve"))
+///
+/// # Errors
+/// [`Error::OutputNotOurs`] for a link that leads nowhere.
+pub(crate) fn resolve(target: &Path) -> Result<PathBuf> {
+    if fs::symlink_metadata(target).is_ok() {
+        return fs::canonicalize(target).map_err(|source| Error::OutputNotOurs {
+            path: target.to_owned(),
+            reason: format!("it is a link that leads nowhere ({source})"),
+        });
+    }
+    let path = std::path::absolute(target).map_err(Error::io(target, "resolve"))?;
+    // The parent may be a link too; two paths to the same place must share a lock.
+    let parent = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    Ok(match (parent, path.file_name().map(OsString::from)) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path,
+    })
+}
+
+/// Replaces the absolute path in an error about an output by the path that the caller asked for.
+pub(crate) fn as_asked(asked: &Path) -> impl Fn(Error) -> Error {
+    move |mut error| {
+        if let Error::OutputExists { path }
+        | Error::OutputNotOurs { path, .. }
+        | Error::OutputLocked { path, .. }
+        | Error::OutputUnwritable { path, .. } = &mut error
+        {
+            asked.clone_into(path);
+        }
+        error
+    }
 }
 
 pub(crate) fn unwritable(target: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -243,6 +256,21 @@ mod tests {
         assert!(!is_at(&file, &b));
         fs::remove_file(&a).unwrap();
         assert!(!is_at(&file, &a));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_error_names_what_was_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("nothing", root.path().join("link")).unwrap();
+        fs::write(root.path().join("file"), "").unwrap();
+        for (asked, cause) in
+            [("link", "it is a link that leads nowhere"), ("./link/../file/out", "cannot be written")]
+        {
+            let asked = root.path().join(asked);
+            let error = OutputLock::take(&asked).unwrap_err().to_string();
+            assert!(error.starts_with(&asked.display().to_string()) && error.contains(cause), "{error}");
+        }
     }
 
     #[test]

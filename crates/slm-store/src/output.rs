@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::litter::is_litter;
-use crate::lock::{OutputLock, REPLACED, unwritable};
+use crate::lock::{OutputLock, REPLACED, as_asked, unwritable};
+use crate::shown_as::ShownAs;
 use crate::{Error, Result};
 
 /// A kind of directory that may be replaced by a new one.
@@ -31,6 +32,8 @@ pub struct OutputDir {
     /// Files at `target` that may be replaced although no manifest lists them.
     owned: Vec<String>,
     dir: TempDir,
+    /// Lets errors name the target, as the caller asked for it.
+    _shown: ShownAs,
     lock: OutputLock,
 }
 
@@ -63,8 +66,9 @@ impl OutputDir {
         let dir = tempfile::Builder::new()
             .prefix(&lock.partial_prefix())
             .tempdir_in(lock.parent())
-            .map_err(unwritable(&target))?;
-        Ok(Self { target, replaces, replaceable, owned: owned.to_vec(), dir, lock })
+            .map_err(unwritable(asked))?;
+        let shown = ShownAs::new(dir.path(), asked);
+        Ok(Self { target, replaces, replaceable, owned: owned.to_vec(), dir, _shown: shown, lock })
     }
 
     /// Path of the temporary directory to write to.
@@ -110,15 +114,6 @@ pub fn reserve(target: &Path, overwrite: bool, replaceable: Replaceable) -> Resu
     let lock = OutputLock::take(target)?;
     check_place(lock.target(), overwrite, replaceable, &[]).map_err(as_asked(target))?;
     Ok(lock)
-}
-
-/// Replaces the absolute path in an error by the path that the caller asked for.
-fn as_asked(asked: &Path) -> impl Fn(Error) -> Error {
-    move |error| match error {
-        Error::OutputExists { .. } => Error::OutputExists { path: asked.to_owned() },
-        Error::OutputNotOurs { reason, .. } => Error::OutputNotOurs { path: asked.to_owned(), reason },
-        other => other,
-    }
 }
 
 /// Checks the place of the output. Returns `true` if `target` exists and may be replaced.

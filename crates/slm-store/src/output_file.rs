@@ -6,19 +6,29 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::lock::unwritable;
+use crate::lock::{resolve, unwritable};
+use crate::shown_as::ShownAs;
 use crate::{Error, Result, manifest};
+
+/// Name of the file while it is written.
+const NAME: &str = "out";
 
 /// A file that is written in a temporary directory next to its target, and moved there when it is complete. If it is
 /// dropped before that, it leaves nothing behind.
 #[derive(Debug)]
 pub struct OutputFile {
+    /// The output as the caller asked for it.
     target: PathBuf,
+    /// Its place, which is elsewhere if `target` is a link.
+    place: PathBuf,
     dir: TempDir,
+    /// Lets errors name the target.
+    _shown: ShownAs,
 }
 
 impl OutputFile {
-    /// Prepares to write `target`, which must not exist, or with `overwrite` must be a regular file if it exists.
+    /// Prepares to write `target`, which must not exist, or with `overwrite` must be a regular file if it exists. A link is
+    /// followed, so that its target is replaced and not the link.
     ///
     /// # Errors
     /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory, a device or a file of a checkpoint,
@@ -35,23 +45,25 @@ impl OutputFile {
         if fs::symlink_metadata(target).is_ok() && !overwrite {
             return Err(Error::OutputExists { path: target.to_owned() });
         }
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or_else(|| Path::new("."));
-        if manifest::lists(parent, target) {
+        let place = resolve(target)?;
+        let parent = place.parent().unwrap_or(&place);
+        if manifest::lists(parent, &place) {
             return not_ours("it is part of a checkpoint or of a saved module");
         }
         if !parent.is_dir() {
+            let asked = target.parent().unwrap_or(parent);
             let source =
-                io::Error::new(ErrorKind::NotFound, format!("there is no directory {}", parent.display()));
+                io::Error::new(ErrorKind::NotFound, format!("there is no directory {}", asked.display()));
             return Err(Error::OutputUnwritable { path: target.to_owned(), source });
         }
         let dir = tempfile::Builder::new().prefix(".slm-").tempdir_in(parent).map_err(unwritable(target))?;
-        Ok(Self { target: target.to_owned(), dir })
+        let shown = ShownAs::new(dir.path().join(NAME), target);
+        Ok(Self { target: target.to_owned(), place, dir, _shown: shown })
     }
 
     /// Path to write to, where nothing exists yet.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().join("out")
+        self.dir.path().join(NAME)
     }
 
     /// Syncs the file to the disk, moves it to the target, and returns the path of the target.
@@ -63,7 +75,7 @@ impl OutputFile {
         File::open(&path)
             .and_then(|file| file.sync_all())
             .map_err(Error::io(&self.target, "write to the disk"))?;
-        fs::rename(&path, &self.target).map_err(Error::io(&self.target, "create"))?;
+        fs::rename(&path, &self.place).map_err(Error::io(&self.target, "create"))?;
         Ok(self.target)
     }
 }
@@ -112,6 +124,26 @@ mod tests {
         let error = OutputFile::create(&root.path().join("none/out.gguf"), false).unwrap_err().to_string();
         let directory = root.path().join("none").display().to_string();
         assert!(error.contains(&format!("there is no directory {directory};")), "{error}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_is_followed() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        symlink("elsewhere/file", path("link")).unwrap();
+        assert!(matches!(OutputFile::create(&path("link"), false), Err(Error::OutputExists { .. })));
+        let error = OutputFile::create(&path("link"), true).unwrap_err().to_string();
+        assert!(error.contains("link: not overwritten, because it is a link that leads nowhere"), "{error}");
+        fs::create_dir(path("elsewhere")).unwrap();
+        fs::write(path("elsewhere/file"), "old").unwrap();
+        let output = OutputFile::create(&path("link"), true).unwrap();
+        fs::write(output.path(), "new").unwrap();
+        assert_eq!(output.commit().unwrap(), path("link"));
+        assert_eq!(fs::read(path("elsewhere/file")).unwrap(), b"new");
+        assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(path("elsewhere")).unwrap().count(), 1);
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub fn explain_file(path: &Path) -> Option<Error> {
     explain(path, &head(path)?)
 }
 
-/// Reads the first bytes of a regular file. A pipe could block forever.
-pub(crate) fn head(path: &Path) -> Option<Vec<u8>> {
+/// Reads the first bytes of a regular file, at most 512; `None` for anything else: a pipe could block forever.
+pub fn head(path: &Path) -> Option<Vec<u8>> {
     if !path.is_file() {
         return None;
     }

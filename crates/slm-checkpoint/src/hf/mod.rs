@@ -39,8 +39,7 @@ use slm_model::arch::{self, Architecture};
 use slm_model::{ModelConfig, SourceError, TensorSource, Transformer};
 use slm_quant_core::{ActivationQuant, QuantizedMatrix};
 
-pub use self::impostor::explain_file;
-pub(crate) use self::impostor::head;
+pub use self::impostor::{explain_file, head};
 pub(crate) use self::place::hub_id;
 pub use self::place::is_unrecognized_bin;
 use self::plan::TensorSources;

@@ -14,6 +14,7 @@ use crate::commands::kv_cache_args::KvCacheArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::memory;
+use crate::numbers::count;
 use crate::words::Width;
 use cost::{Arithmetic, Cost, KernelUse, LayerCost};
 use profile::Profile;
@@ -27,6 +28,9 @@ mod random;
 mod runs;
 mod shape;
 mod words;
+
+/// Maximum number of tokens in a prompt, and to generate.
+const MOST_TOKENS: u64 = 1 << 20;
 
 /// Measure the speed of a model, and compare it with the limits of this machine.
 ///
@@ -56,18 +60,18 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = ScaleDtype::F32)]
     scale_dtype: ScaleDtype,
     /// Number of tokens in the prompt
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count(MOST_TOKENS))]
     prompt: usize,
     /// Number of tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(MOST_TOKENS))]
     generate: usize,
     /// Number of runs: the fastest gives the speed, and the median its share of the machine's limits
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count(1000))]
     repeats: usize,
     #[command(flatten)]
     kv_cache: KvCacheArgs,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(1024))]
     threads: Option<usize>,
 }
 
@@ -110,13 +114,6 @@ struct BenchResult {
 }
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
-    for (option, value) in
-        [("--prompt", args.prompt), ("--generate", args.generate), ("--repeats", args.repeats)]
-    {
-        if value == 0 {
-            return Err(Error::Usage(format!("{option} 0: use 1 or more")));
-        }
-    }
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

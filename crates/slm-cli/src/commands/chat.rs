@@ -4,7 +4,6 @@ mod input;
 mod partner;
 mod request;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -161,9 +160,6 @@ impl Conversation {
     fn save(&self, path: &Path) -> Result<()> {
         let file = OutFile::of_option("/save", path, true)?;
         let messages = json!({ "messages": self.messages() });
-        let fail = |error: std::io::Error| Error::unwritable(path, &error);
-        let text = serde_json::to_string_pretty(&messages).map_err(|error| fail(error.into()))?;
-        fs::write(file.path(), text + "\n").map_err(fail)?;
-        file.commit()
+        file.write(format!("{messages:#}\n"))
     }
 }

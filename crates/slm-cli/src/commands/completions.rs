@@ -1,12 +1,12 @@
 //! `slm completions`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use serde::Serialize;
+use slm_store::NewDirs;
 
 use crate::args::Arguments;
 use crate::command_line;
@@ -91,27 +91,30 @@ pub(crate) fn run(args: &CompletionsArgs, context: &Context) -> Result<()> {
     context.output.result(&CompletionsResult { output: None, files: Vec::new(), script: Some(script) })
 }
 
-/// Writes a page for the program and one for each command.
+/// Writes a page for the program and one for each command: all of them or none, unless the system fails at the very end.
 fn manual_pages(dir: &Path, overwrite: bool) -> Result<Vec<String>> {
-    fs::create_dir_all(dir).map_err(|error| Error::unwritable(dir, &error))?;
+    let _removed_if_empty = NewDirs::create(dir).map_err(|error| Error::unwritable(dir, &error))?;
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
+    let mut pages = Vec::new();
+    collect_pages(&program, &mut pages);
     let mut files = Vec::new();
-    write_pages(&program, dir, overwrite, &mut files)?;
-    Ok(files)
+    for page in &pages {
+        let path = dir.join(page.get_filename());
+        let mut text = Vec::new();
+        page.render(&mut text).map_err(|error| Error::file(&path, error))?;
+        let file = OutFile::create(&path, overwrite)?;
+        file.fill(text)?;
+        files.push(file);
+    }
+    files.into_iter().try_for_each(OutFile::commit)?;
+    Ok(pages.iter().map(Man::get_filename).collect())
 }
 
-fn write_pages(command: &clap::Command, dir: &Path, overwrite: bool, files: &mut Vec<String>) -> Result<()> {
+/// Collects the pages of the commands below `command`, and its own.
+fn collect_pages(command: &clap::Command, pages: &mut Vec<Man>) {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
-        write_pages(below, dir, overwrite, files)?;
+        collect_pages(below, pages);
     }
-    let page = Man::new(command.clone());
-    let path = dir.join(page.get_filename());
-    let mut text = Vec::new();
-    page.render(&mut text).map_err(|error| Error::file(&path, error))?;
-    let file = OutFile::create(&path, overwrite)?;
-    fs::write(file.path(), text).map_err(|error| Error::unwritable(&path, &error))?;
-    file.commit()?;
-    files.push(page.get_filename());
-    Ok(())
+    pages.push(Man::new(command.clone()));
 }

@@ -1,6 +1,5 @@
 //! `slm config`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -99,9 +98,7 @@ fn init(purpose: Purpose, out: Option<&Path>, overwrite: bool, context: &Context
     let config = text(purpose);
     match out {
         Some(path) => {
-            let file = OutFile::create(path, overwrite)?;
-            fs::write(file.path(), &config).map_err(|error| Error::unwritable(path, &error))?;
-            file.commit()?;
+            OutFile::create(path, overwrite)?.write(&config)?;
             context.output.headline(format!("wrote {}", path.display()))?;
         }
         None => context.output.stream(&config)?,

@@ -79,9 +79,10 @@ pub(crate) fn run(args: &CorpusArgs, context: &Context) -> Result<()> {
         nats_per_byte: nats / bytes as f64,
     };
     context.output.headline(format!(
-        "wrote {} stories ({}) to {}; no model can reach a loss below {:.1} nats per story, or {:.5} bits per byte, \
+        "wrote {} stor{} ({}) to {}; no model can reach a loss below {:.1} nats per story, or {:.5} bits per byte, \
          which `slm eval` prints, too",
         result.stories,
+        if result.stories == 1 { "y" } else { "ies" },
         table::bytes(result.bytes),
         result.output.display(),
         result.nats_per_story,

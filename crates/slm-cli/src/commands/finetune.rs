@@ -103,7 +103,7 @@ warmup_steps = 20
 
 pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
-    args.run.check()?;
+    args.run.output.check()?;
     let start = context.open_checkpoint(&args.checkpoint)?;
     let config = config(args, &start)?;
     let (steps, precision) = (config.training.steps, config.training.precision);
@@ -157,7 +157,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
             memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
         ))?;
     }
-    args.run.html.write(&context.output, || result.page())?;
+    args.run.output.html.write(&context.output, || result.page())?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
@@ -214,7 +214,7 @@ fn words(rounding: RoundingKind) -> &'static str {
 
 /// Reads the config file or the default config for this checkpoint, and applies the options.
 fn config(args: &FinetuneArgs, start: &Checkpoint) -> Result<TrainingConfig> {
-    let settings = args.run.settings();
+    let settings = args.run.output.settings();
     let (mut config, origin) = match &args.config {
         Some(path) => (TrainingConfig::for_model(path, start, &settings)?, path.display().to_string()),
         None => {

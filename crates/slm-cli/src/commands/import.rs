@@ -1,7 +1,5 @@
 //! `slm import`
 
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,7 +7,7 @@ use serde::Serialize;
 use slm_chat::ChatTemplate;
 use slm_checkpoint::hf::{self, ImportOptions, ImportReport};
 use slm_checkpoint::reserve_output;
-use slm_exchange::{explain_bin, import_gguf, import_llama2c, is_llama2c};
+use slm_exchange::{explain_bin, import_gguf, import_llama2c, is_gguf, is_llama2c};
 use slm_quant_core::QuantizationType;
 
 use crate::context::Context;
@@ -73,7 +71,7 @@ struct ImportResult {
 
 pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
-    let is_llama2c = !is_gguf(args) && is_llama2c(&args.source);
+    let is_llama2c = !is_gguf(&args.source) && is_llama2c(&args.source);
     if let (false, Some(error)) = (is_llama2c, explain_bin(&args.source)) {
         return Err(error.into());
     }
@@ -133,18 +131,6 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-/// Returns `true` if the source is a GGUF file: by its name, or by its first bytes.
-fn is_gguf(args: &ImportArgs) -> bool {
-    let named = args.source.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
-    let begins_so = || {
-        let mut magic = [0; 4];
-        let read = File::open(&args.source).and_then(|mut file| file.read_exact(&mut magic));
-        read.is_ok() && magic == *b"GGUF"
-    };
-    // A pipe is not opened: it could block forever.
-    args.source.is_file() && (named || begins_so())
-}
-
 fn import(args: &ImportArgs, is_llama2c: bool, context: &Context) -> Result<ImportReport> {
     let (source, out) = (&*args.source, &*args.out);
     // Before the source is read, which takes its time.
@@ -155,7 +141,7 @@ fn import(args: &ImportArgs, is_llama2c: bool, context: &Context) -> Result<Impo
         overwrite: args.overwrite,
         stop: context.interrupt.stop(),
     };
-    let report = match (is_gguf(args), is_llama2c) {
+    let report = match (is_gguf(&args.source), is_llama2c) {
         (true, _) => import_gguf(source, out, &options)?,
         (_, true) => import_llama2c(source, out, &options, args.tokenizer.as_deref())?,
         // This import logs its own warnings.

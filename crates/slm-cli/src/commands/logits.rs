@@ -1,7 +1,8 @@
 //! `slm logits`
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use safetensors::Dtype;
@@ -43,17 +44,7 @@ struct LogitsResult {
 }
 
 pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
-    let waiting = context.interrupt.while_reading(&args.ids);
-    let bytes = match waiting.is_some() {
-        true => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
-        }
-        false => std::fs::read(&args.ids),
-    };
-    drop(waiting);
-    let bytes = bytes.map_err(|source| slm_text::Error::Read { path: args.ids.clone(), source })?;
-    let ids = parse_ids(&args.ids, &bytes)?;
+    let ids = parse_ids(&args.ids, &read(&args.ids, context)?)?;
     let file = OutFile::create(&args.out, args.overwrite)?;
     let checkpoint = context.open_to_load(&args.checkpoint)?;
     let model = context.load_model(&checkpoint)?;
@@ -79,4 +70,16 @@ pub(crate) fn run(args: &LogitsArgs, context: &Context) -> Result<()> {
     bar.finish_and_clear();
     context.output.headline(format!("wrote {} tensors to {}", ids.len(), args.out.display()))?;
     context.output.result(&LogitsResult { output: args.out.clone(), shapes, device: context.device_name })
+}
+
+/// Reads a file, or standard input if `path` is `-`.
+fn read(path: &Path, context: &Context) -> Result<Vec<u8>> {
+    let read = if path == Path::new("-") {
+        let _waiting = context.interrupt.while_waiting();
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        fs::read(path)
+    };
+    Ok(read.map_err(|source| slm_text::Error::Read { path: path.to_owned(), source })?)
 }

@@ -21,6 +21,7 @@ pub(crate) mod plan;
 pub(crate) mod ptq;
 pub(crate) mod qat;
 mod run_args;
+mod run_output_args;
 mod run_page;
 mod run_quality;
 pub(crate) mod sample;

@@ -1,6 +1,6 @@
 //! `slm plan`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{ArgGroup, Args};
@@ -66,6 +66,14 @@ pub(crate) struct PlanArgs {
     tables: TableArgs,
 }
 
+impl PlanArgs {
+    /// Prepares to write --out, if it is given.
+    fn file(&self) -> Result<Option<(&Path, OutFile)>> {
+        let file = |path| Ok((path, OutFile::create(path, self.overwrite)?));
+        self.out.as_deref().map(file).transpose()
+    }
+}
+
 #[derive(Serialize)]
 struct PlanResult {
     target_bytes: u64,
@@ -104,6 +112,8 @@ struct Measured {
 
 pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
+    // Before the measurements, which take minutes.
+    args.file()?;
     let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     checkpoint.require_float()?;
     let mut config = sensitivity_config(&args.scheme)?;
@@ -284,11 +294,9 @@ fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
         ),
     };
     args.tables.show(ranking, output)?;
-    match &args.out {
-        Some(path) => {
-            let file = OutFile::create(path, args.overwrite)?;
-            std::fs::write(file.path(), &result.config).map_err(|error| Error::unwritable(path, &error))?;
-            file.commit()?;
+    match args.file()? {
+        Some((path, file)) => {
+            file.write(&result.config)?;
             output.say(format!(
                 "\nwrote {}; to quantize by it, give slm ptq --config {}",
                 path.display(),

@@ -82,7 +82,7 @@ struct QatResult {
 
 pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
-    args.run.check()?;
+    args.run.output.check()?;
     let open = |dir: &Option<PathBuf>| dir.as_ref().map(|dir| context.open_checkpoint(dir)).transpose();
     let (checkpoint, teacher) = (open(&args.checkpoint)?, open(&args.teacher)?);
     let start = Start { checkpoint: checkpoint.as_ref(), teacher: teacher.as_ref() };
@@ -166,7 +166,7 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         context.output.headline(&headline)?;
     }
     result.seconds = clock.elapsed().as_secs_f64();
-    args.run.html.write(&context.output, || result.page(&headline))?;
+    args.run.output.html.write(&context.output, || result.page(&headline))?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
@@ -199,8 +199,8 @@ impl QatResult {
 /// Reads the config file and applies the options.
 fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> {
     let mut config = match start {
-        Some(checkpoint) => TrainingConfig::for_model(&args.config, checkpoint, &args.run.settings())?,
-        None => TrainingConfig::from_file_with(&args.config, &args.run.settings())?,
+        Some(checkpoint) => TrainingConfig::for_model(&args.config, checkpoint, &args.run.output.settings())?,
+        None => TrainingConfig::from_file_with(&args.config, &args.run.output.settings())?,
     };
     config.quantization.quantization_mode = QuantizationMode::Qat;
     match start.and_then(Checkpoint::metadata) {
@@ -222,7 +222,7 @@ fn config(args: &QatArgs, start: Option<&Checkpoint>) -> Result<TrainingConfig> 
         config.qat.options.scale = ScaleMode::Learned;
     }
     config.qat.distill |= args.distill;
-    config.validate_with(&args.config.display().to_string(), &args.run.settings())?;
+    config.validate_with(&args.config.display().to_string(), &args.run.output.settings())?;
     Ok(config)
 }
 

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use slm_text::Data as DataFile;
-use slm_train::{Corpus, Sequences, Setting, Start, Trainer, TrainingConfig};
+use slm_train::{Corpus, Sequences, Start, Trainer, TrainingConfig};
 
-use crate::commands::setting_args::SettingArgs;
+use super::run_output_args::RunOutputArgs;
 use crate::context::Context;
-use crate::error::{Error, Result};
-use crate::html::HtmlArgs;
-use crate::text::{Limit, Tokens, WindowArgs, Windowing, file_name};
+use crate::error::Result;
+use crate::text::{Limit, Tokens, WindowArgs, Windowing};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -25,36 +24,11 @@ pub(super) struct RunArgs {
     eval_tokens: usize,
     #[command(flatten)]
     pub(super) windows: WindowArgs,
-    /// Checkpoint directory to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
     #[command(flatten)]
-    settings: SettingArgs,
-    /// Resume the run in --out; it may be given more steps
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Replace an existing checkpoint at --out
-    #[arg(long)]
-    overwrite: bool,
-    #[command(flatten)]
-    pub(super) html: HtmlArgs,
+    pub(super) output: RunOutputArgs,
 }
 
 impl RunArgs {
-    /// Checks that there is a run to resume, if requested, and that the page can be written.
-    pub(super) fn check(&self) -> Result<()> {
-        self.html.prepare()?;
-        if self.resume && !self.out.exists() {
-            return Err(Error::file(&self.out, "there is no run to resume; start it without --resume"));
-        }
-        Ok(())
-    }
-
-    /// Values that override the config.
-    pub(super) fn settings(&self) -> Vec<Setting> {
-        self.settings.settings()
-    }
-
     /// Reads the training data.
     pub(super) fn data(&self, config: &TrainingConfig, context: &Context) -> Result<Data> {
         Data::read(&self.data, config.model.vocab_size, context)
@@ -68,17 +42,7 @@ impl RunArgs {
         start: Start<'_>,
         context: &Context,
     ) -> Result<Trainer> {
-        let _spinner = context.progress.spinner("preparing the run");
-        slm_runtime::keep_freed_memory();
-        let mut trainer = if self.resume {
-            Trainer::resume(config, data.corpus(), start, &context.device, &self.out)?
-        } else {
-            Trainer::start(config, data.corpus(), start, &context.device, &self.out, self.overwrite)?
-        };
-        if let Some(name) = file_name(&self.data) {
-            trainer.name_text(name);
-        }
-        Ok(trainer)
+        self.output.trainer(config, data, &self.data, start, context)
     }
 
     /// Returns the windowing of an evaluation.

@@ -1,6 +1,5 @@
 //! `slm sample`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Int, Tensor, TensorData};
@@ -12,6 +11,7 @@ use slm_text::ids_to_json;
 use crate::commands::sampling_args::SamplingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::numbers::count;
 use crate::out_file::OutFile;
 use crate::text::tokenizer;
 use crate::workers;
@@ -28,7 +28,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// Sequences to draw
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(10_000_000))]
     sequences: usize,
     /// Tokens of each sequence, the first included [default: as many as the model has positions]
     #[arg(long, value_name = "N")]
@@ -39,7 +39,7 @@ pub(crate) struct SampleArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Sequences that one thread draws at a time; threads draw batches in parallel
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count(65_536))]
     batch_size: usize,
     /// File to write
     #[arg(long, value_name = "FILE")]
@@ -77,9 +77,6 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
     if !(2..=most).contains(&length) {
         return Err(Error::Usage(format!("--length {length}: this model takes 2 to {most} tokens")));
     }
-    if args.sequences == 0 || args.batch_size == 0 {
-        return Err(Error::Usage("--sequences and --batch-size must be 1 or more".to_owned()));
-    }
     let bar = context.progress.bar("sampling", args.sequences * length);
     let batches = args.sequences.div_ceil(args.batch_size);
     // On a device with its own memory, one batch at a time is enough.
@@ -108,8 +105,7 @@ pub(crate) fn run(args: &SampleArgs, context: &Context) -> Result<()> {
         let texts = sequences.iter().map(|ids| tokenizer.decode(ids));
         texts.collect::<Result<Vec<_>, _>>()?.join("\n").into_bytes()
     };
-    fs::write(out.path(), content).map_err(|error| Error::unwritable(&args.out, &error))?;
-    out.commit()?;
+    out.write(content)?;
     let tokens = args.sequences * length;
     let seconds = start.elapsed().as_secs_f64();
     context.output.headline(format!(

@@ -22,14 +22,14 @@ const CHART: usize = 30;
 /// Possible widths of the longest bar in columns; the first one that fits is used.
 const BARS: [usize; 3] = [30, 20, 10];
 /// Minimum width of the terminal in columns for each of these bar widths.
-const WIDTHS: [usize; 3] = [140, 110, 0];
+const WIDTHS: [usize; 3] = [150, 120, 0];
 
 /// Rank layers by the effect of quantizing each on its own on a model's predictions.
 ///
 /// One layer, or all layers of one kind, is quantized at a time while all others stay float. The ranking is by the mean
-/// Kullback-Leibler divergence of the predictions from the float model's, largest first, next to the bytes that it saves.
-/// Nothing is written. The float logits of the text are kept in memory: 4 bytes for each token of the text and of the
-/// vocabulary.
+/// Kullback-Leibler divergence of the predictions from the float model's, largest first, next to the bytes that it saves
+/// and to nats per gigabyte saved: layers with the most of these should get more bits first. Nothing is written. The
+/// float logits of the text are kept in memory: 4 bytes for each token of the text and of the vocabulary.
 #[derive(Debug, Args)]
 pub(crate) struct SensitivityArgs {
     /// Float checkpoint
@@ -112,21 +112,28 @@ fn headline(result: &SensitivityResult) -> String {
 
 /// One line for each fact.
 fn summary(result: &SensitivityResult, args: &SensitivityArgs) -> String {
-    format!(
+    let mut summary = format!(
         "float perplexity  {:.4}\n\
          measured on       {} tokens of {}\n\
          activations       {}\n\
          time              {:.1} s on {}\n\
-         bytes saved       compared with 32-bit floats\n\
-         what to do        --skip '*NAME' or --layer '*NAME=int8:channel' in slm ptq for those that cost much and \
-         save little",
+         bytes saved       compared with 32-bit floats",
         result.perplexity_float,
         result.tokens,
         args.data.display(),
         result.quantization_type,
         result.seconds,
         result.device
-    )
+    );
+    if let Some(dearest) = result.units.iter().max_by(|a, b| a.nats_per_gb().total_cmp(&b.nats_per_gb())) {
+        let UnitResult { name, .. } = dearest;
+        summary += &format!(
+            "\nwhat to do        {name} costs most for what it saves, {:.2} nats per GB: give it more bits first, \
+             with --layer '*{name}=int8:channel' or --skip '*{name}' in slm ptq, then the one with the next most",
+            dearest.nats_per_gb()
+        );
+    }
+    summary
 }
 
 /// Creates the page.
@@ -153,9 +160,10 @@ fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
         vec![
             Cell::text(&*unit.name),
             Cell::number(unit.kl_mean, format!("{:.6}", unit.kl_mean)),
+            Cell::number(unit.bytes_saved as f64, table::bytes(unit.bytes_saved)),
+            Cell::number(unit.nats_per_gb(), format!("{:.2}", unit.nats_per_gb())),
             Cell::number(unit.perplexity, format!("{:.4}", unit.perplexity)),
             Cell::number(unit.top1_agreement, format!("{:.2} %", unit.top1_agreement * 100.0)),
-            Cell::number(unit.bytes_saved as f64, table::bytes(unit.bytes_saved)),
             Cell::number(unit.layers as f64, unit.layers.to_string()),
             Cell::text(&*unit.scheme),
         ]
@@ -163,7 +171,16 @@ fn page(result: &SensitivityResult, args: &SensitivityArgs) -> Page {
     page.tables.push(Table::new(
         "Quantized alone",
         SORT_NOTE,
-        &["quantized alone", "KL nats", "perplexity", "same top token", "saved", "layers", "scheme"],
+        &[
+            "quantized alone",
+            "KL nats",
+            "saved",
+            "nats per GB saved",
+            "perplexity",
+            "same top token",
+            "layers",
+            "scheme",
+        ],
         rows,
     ));
     page
@@ -181,9 +198,10 @@ fn say(result: &SensitivityResult, args: &SensitivityArgs, context: &Context) ->
         let cells = vec![
             unit.name.clone(),
             format!("{:.6}", unit.kl_mean),
+            table::bytes(unit.bytes_saved),
+            format!("{:.2}", unit.nats_per_gb()),
             format!("{:.4}", unit.perplexity),
             format!("{:.2} %", unit.top1_agreement * 100.0),
-            table::bytes(unit.bytes_saved),
             format!("{:<bar$}", "#".repeat(length)),
             unit.scheme.clone(),
         ];
@@ -193,7 +211,7 @@ fn say(result: &SensitivityResult, args: &SensitivityArgs, context: &Context) ->
         what: if args.by == Unit::Kind { "kinds of layers" } else { "layers" },
         by: "the KL divergence of the predictions (`slm explain kl`)",
         note: "",
-        header: &["quantized alone", "KL nats", "perplexity", "same top", "saved", "", "scheme"],
+        header: &["quantized alone", "KL nats", "saved", "nats/GB", "perplexity", "same top", "", "scheme"],
         rows: rows.collect(),
         last: None,
     };

@@ -11,15 +11,14 @@ use slm_train::{
 };
 
 use crate::commands::run_args::Data;
+use crate::commands::run_output_args::RunOutputArgs;
 use crate::commands::run_page::{RunPage, fact, precision_fact};
 use crate::commands::run_quality::RunQuality;
-use crate::commands::setting_args::SettingArgs;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::html::{HtmlArgs, Page};
+use crate::html::Page;
 use crate::out_file::relative;
 use crate::output::Output;
-use crate::text::file_name;
 
 /// Train a model from scratch: in 32-bit floats, or, with quantization_mode = "qat", quantization-aware.
 ///
@@ -34,19 +33,8 @@ pub(crate) struct TrainArgs {
     /// Text to train on, or texts or token ids as JSON or JSON Lines
     #[arg(long)]
     data: PathBuf,
-    /// Checkpoint directory to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
     #[command(flatten)]
-    settings: SettingArgs,
-    /// Resume the run in --out; it may be given more steps
-    #[arg(long, conflicts_with = "overwrite")]
-    resume: bool,
-    /// Replace an existing checkpoint at --out
-    #[arg(long)]
-    overwrite: bool,
-    #[command(flatten)]
-    html: HtmlArgs,
+    output: RunOutputArgs,
 }
 
 #[derive(Serialize)]
@@ -71,8 +59,8 @@ struct TrainResult {
 
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
-    args.html.prepare()?;
-    let config = TrainingConfig::from_file_with(&args.config, &args.settings.settings())?;
+    args.output.check()?;
+    let config = TrainingConfig::from_file_with(&args.config, &args.output.settings())?;
     let (steps, precision) = (config.training.steps, config.training.precision);
     if config.quantization.quantization_mode == QuantizationMode::Ptq {
         let message = "the config sets quantization_mode = \"ptq\": this trains the FP32 model; quantize it \
@@ -80,20 +68,8 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         tracing::warn!("{message}");
     }
     let data = Data::read(&args.data, config.model.vocab_size, context)?;
-    if args.resume && !args.out.exists() {
-        return Err(Error::file(&args.out, "there is no run to resume; start it without --resume"));
-    }
-    let spinner = context.progress.spinner("preparing the run");
-    slm_runtime::keep_freed_memory();
-    let mut trainer = if args.resume {
-        Trainer::resume(config, data.corpus(), Start::default(), &context.device, &args.out)?
-    } else {
-        Trainer::start(config, data.corpus(), Start::default(), &context.device, &args.out, args.overwrite)?
-    };
-    if let Some(name) = file_name(&args.data) {
-        trainer.name_text(name);
-    }
-    drop((data, spinner));
+    let mut trainer = args.output.trainer(config, &data, &args.data, Start::default(), context)?;
+    drop(data);
     let parameters = trainer.model().config().parameter_count();
     let (training_tokens, validation_tokens) = (trainer.data().train.len(), trainer.data().validation.len());
     let summary = watched(&mut trainer, steps, &args.data, context)?;
@@ -120,7 +96,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         result.quality = Some(RunQuality::new(&text, tokens, None, &verdict));
         context.output.headline(verdict)?;
     }
-    args.html.write(&context.output, || result.page())?;
+    args.output.html.write(&context.output, || result.page())?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }

@@ -12,6 +12,15 @@ pub(crate) const TERMS: &[Term] = &[
                scales, or stay float (weight-only). W4A8 means 4-bit weights and 8-bit activations.",
     },
     Term {
+        name: "AdamW",
+        aliases: &["adam", "optimizer", "weight decay", "beta1", "beta2", "epsilon", "moments"],
+        text: "The optimizer of slm: the rule by which gradients change weights (Loshchilov and Hutter, 2017). It \
+               keeps a running mean of each gradient and of its square (beta1, beta2: how slowly they change), \
+               moves the weight by the learning rate times the mean divided by the root of the mean square (plus \
+               epsilon, against division by zero), and pulls weights towards zero (weight decay). Its two means \
+               take 8 bytes per weight. The defaults of the config are good; change the learning rate first.",
+    },
+    Term {
         name: "affine",
         aliases: &["asymmetric"],
         text: "A mapping with a zero point: x = scale * (code - zero_point). It spends no codes on values that do not \
@@ -36,6 +45,22 @@ pub(crate) const TERMS: &[Term] = &[
                Option: --method awq.",
     },
     Term {
+        name: "batch",
+        aliases: &[
+            "batch size",
+            "batches",
+            "gradient accumulation",
+            "accumulation",
+            "accumulation steps",
+            "sequence length",
+        ],
+        text: "The sequences that one training step learns from: batch_size sequences of sequence_length tokens in \
+               one forward and backward pass. With accumulation_steps above 1 a step sums the gradients of as many \
+               passes, which gives the effect of a larger batch in the memory of a small one. Tokens per step are \
+               the product of the three. Rule of thumb: fine-tuning works with a few thousand tokens per step, \
+               training from scratch gains from more.",
+    },
+    Term {
         name: "beginning-of-sequence token",
         aliases: &["bos", "bos token", "eos", "end-of-sequence token"],
         text: "A special token that some models expect in front of every text. In generation and calibration slm \
@@ -45,7 +70,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "BF16",
-        aliases: &["bfloat16", "brain float"],
+        aliases: &["bfloat16", "brain float", "precision"],
         text: "A 16-bit float: the upper half of a 32-bit one, with the same exponents and 8 significant bits. Many \
                models are published in it. With precision = \"bf16\" in [training] the operands of matrix products are \
                rounded to BF16 while sums, weights and the optimizer stay in 32 bits, as in PyTorch's autocast. That \
@@ -136,6 +161,14 @@ pub(crate) const TERMS: &[Term] = &[
                --type dynamic.",
     },
     Term {
+        name: "epoch",
+        aliases: &["epochs"],
+        text: "A pass over the whole training text. slm counts steps instead: each sequence begins at a random \
+               place of the text. An epoch is as many steps as the tokens of the text divided by the tokens of a \
+               step (see batch). After several of them a model learns the text by heart: the training loss falls on \
+               while the validation loss rises.",
+    },
+    Term {
         name: "F16",
         aliases: &["fp16", "float16", "half precision"],
         text: "A 16-bit float with 11 significant bits and values up to 65504. slm stores keys and values in it, \
@@ -155,6 +188,13 @@ pub(crate) const TERMS: &[Term] = &[
         text: "Rounding a float to the nearest value that a code can represent, while it stays a float. \
                Quantization-aware training does it in every forward pass. Gradients pass as if nothing had been rounded \
                (straight-through estimator), and are zero where a value is clipped.",
+    },
+    Term {
+        name: "fine-tuning",
+        aliases: &["finetune", "fine-tune", "finetuning"],
+        text: "Training that starts from a trained model, with a small learning rate and few steps. `slm finetune` \
+               fine-tunes float and quantized models; a quantized one stays quantized, and its weights are rounded \
+               back to codes after each step (see stochastic rounding).",
     },
     Term {
         name: "float model",
@@ -184,6 +224,22 @@ pub(crate) const TERMS: &[Term] = &[
                changes the columns that are not rounded yet to compensate for the error, using the correlations between \
                inputs in the calibration text. It pays off at 4 bits, and takes minutes where rounding to nearest takes \
                seconds. Option: --method gptq.",
+    },
+    Term {
+        name: "gradient",
+        aliases: &[
+            "gradients",
+            "backward pass",
+            "gradient clipping",
+            "grad clip",
+            "gradient norm",
+            "gradient checkpointing",
+            "checkpointing",
+        ],
+        text: "The change of the loss with a weight, for each weight; the backward pass computes it. Gradient \
+               clipping (grad_clip) scales all gradients of a step down if the norm of all together exceeds the \
+               limit, so that one odd batch does not ruin the weights; 1.0 is usual. Gradient checkpointing \
+               computes layers twice to keep fewer intermediate values: less memory, more time.",
     },
     Term {
         name: "granularity",
@@ -256,6 +312,24 @@ pub(crate) const TERMS: &[Term] = &[
         text: "Training codes and scales of one transformer block at a time, after GPTQ, so that the block reproduces \
                the outputs of the float block. It is the slowest way to round weights. Options: --method tune, \
                --tune-steps.",
+    },
+    Term {
+        name: "learning rate",
+        aliases: &[
+            "lr",
+            "min learning rate",
+            "warm-up",
+            "warmup",
+            "warmup steps",
+            "schedule",
+            "cosine schedule",
+            "scale learning rate",
+        ],
+        text: "The size of the updates of training. It rises linearly to learning_rate during the first \
+               warmup_steps (warm-up), in which the optimizer knows little about the gradients, and then falls \
+               along a cosine to min_learning_rate. If it is too high, the loss jumps or becomes NaN; if it is too \
+               low, little changes. Rules of thumb: 1e-3 for small models from scratch, 1e-4 for quantization-aware \
+               training and fine-tuning. scale_learning_rate multiplies it for learned scales.",
     },
     Term {
         name: "lineage",
@@ -420,7 +494,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "scale",
-        aliases: &["scales", "step", "step size", "scale dtype"],
+        aliases: &["scales", "step size", "scale dtype"],
         text: "The distance between the values of two adjacent codes: x = scale * (code - zero_point). No value within \
                the range is off by more than half a scale. The largest value that shares a scale determines it: a large \
                scale means coarse steps.",
@@ -431,6 +505,13 @@ pub(crate) const TERMS: &[Term] = &[
         text: "How the weights of a layer become codes: bits, granularity, mapping and the type of the scales, such \
                as int4 group:32 symmetric with f16 scales. Options: --bits, --granularity, --mapping, \
                --scale-dtype; for single layers --layer 'PATTERN=SCHEME'.",
+    },
+    Term {
+        name: "seed",
+        aliases: &["random seed"],
+        text: "The number that all random choices of a run depend on: initial weights, places in the text, \
+               stochastic rounding, sampled tokens. The same seed with the same inputs gives the same result, on \
+               the CPU bit for bit.",
     },
     Term {
         name: "sensitivity",
@@ -455,6 +536,14 @@ pub(crate) const TERMS: &[Term] = &[
                most layers\n    20 dB   10 %          INT4: normal; look at perplexity and KL\n    10 dB   32 %          the \
                layer is damaged\n     0 dB   100 %         as good as zero\n\nA layer's weights can have 40 dB and its output \
                20 dB: its input already carries the errors of the layers before, which accumulate with depth.",
+    },
+    Term {
+        name: "stages of training",
+        aliases: &["observe steps", "freeze steps", "averaging constant", "stage", "stages"],
+        text: "Quantization-aware training with observed scales has three stages: in the first observe_steps \
+               observers only watch and nothing is rounded; then layers act as if quantized while ranges follow a \
+               moving average of what they see (averaging_constant is the weight of a new batch in it); in the last \
+               freeze_steps the ranges stay, and weights settle on them.",
     },
     Term {
         name: "static quantization",
@@ -514,11 +603,37 @@ pub(crate) const TERMS: &[Term] = &[
                between two tokens, a small change tips the balance and does no harm.",
     },
     Term {
+        name: "training step",
+        aliases: &[
+            "step",
+            "steps",
+            "training steps",
+            "optimizer step",
+            "log interval",
+            "save interval",
+            "eval interval",
+            "freeze embeddings",
+        ],
+        text: "One update of the weights: forward and backward passes over a batch, then a step of the optimizer. \
+               The number of steps is the one key of [training] without a default. Every log_interval steps a line \
+               goes to metrics.jsonl, every eval_interval the held-out text is scored, and every save_interval a \
+               checkpoint is written, from which --resume continues. The step between two codes of a quantized \
+               value is something else: see scale.",
+    },
+    Term {
         name: "transformer block",
         aliases: &["blocks", "transformer", "depth"],
         text: "One step of a model: attention, then an MLP, each of which reads the residual stream through a norm and \
                adds its output to it. Models of 135 million parameters have some 30 blocks, numbered from 0 in the \
                names of layers. Errors accumulate from block to block.",
+    },
+    Term {
+        name: "validation",
+        aliases: &["validation loss", "validation window", "validation windows", "validation fraction"],
+        text: "Scoring of held-out text during training. The last validation_fraction of the text is not trained \
+               on; its loss is measured on at most validation_windows windows of sequence_length tokens. While it \
+               falls the model still learns; when it rises although the training loss falls, stop, or use more \
+               text.",
     },
     Term {
         name: "verdict",

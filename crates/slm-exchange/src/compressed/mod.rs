@@ -13,8 +13,6 @@
 mod scheme;
 mod weights;
 
-use std::path::Path;
-
 use safetensors::Dtype;
 use serde_json::Value;
 use slm_checkpoint::{Checkpoint, TensorFileWriter, TensorSpec};
@@ -26,7 +24,7 @@ use self::weights::{Weight, weight};
 use crate::float::FloatType;
 use crate::hf_export::config::HfModel;
 use crate::hf_export::files::{self, CONFIG};
-use crate::hf_export::{DIRECTORIES, Fused, fused, refuse_inexact, size_of, values};
+use crate::hf_export::{Fused, fused, refuse_inexact, size_of, values};
 use crate::report::{ExportReport, Fidelity, TensorReport};
 use crate::source::Source;
 use crate::{Error, ExportOptions, Result};
@@ -41,7 +39,11 @@ struct Planned {
 }
 
 /// Writes `checkpoint` as a directory for transformers and vLLM.
-pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
+pub(crate) fn export(
+    output: OutputDir,
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+) -> Result<ExportReport> {
     checkpoint.require_quantized()?;
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
@@ -108,7 +110,6 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         refuse_inexact(checkpoint, &reports, &[])?;
     }
 
-    let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
     let mut writer = TensorFileWriter::create_as(&output.path().join(WEIGHTS), &specs, "pt")?;
     for planned in &plan {
         let tensor = &planned.tensor;
@@ -129,7 +130,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     checkpoint.weights_sha256()?;
     let mut config = hf_model.config(checkpoint, float);
     config.insert("quantization_config".to_owned(), groups.to_json());
-    json::write_new(&output.path().join(CONFIG), &json::to_bytes(out, &Value::Object(config))?)?;
+    json::write(&output.path().join(CONFIG), &Value::Object(config))?;
     files::write(checkpoint, output.path())?;
     let bytes = size_of(output.path())?;
     let output = output.commit()?;

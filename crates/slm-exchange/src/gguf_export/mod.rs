@@ -3,8 +3,6 @@
 mod encode;
 mod plan;
 
-use std::path::Path;
-
 use slm_checkpoint::Checkpoint;
 use slm_store::{Error as StoreError, OutputFile};
 
@@ -18,12 +16,15 @@ use crate::source::Source;
 use crate::{Error, ExportOptions, Result};
 
 /// Writes `checkpoint` as a file for llama.cpp.
-pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
+pub(crate) fn export(
+    output: OutputFile,
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+) -> Result<ExportReport> {
     let source = Source::new(checkpoint);
     let model = source.model();
     let arch = Arch::choose(model, source.hugging_face_architecture())
         .map_err(|reason| Error::not_in_format(checkpoint.dir(), reason))?;
-    let output = OutputFile::create(out, options.overwrite)?;
     let plan = Plan::new(&source, arch, options.float_type)?;
     let mut notes = plan.notes.clone();
 
@@ -65,7 +66,8 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     writer.finish()?;
     // Fails if the weights changed while they were read.
     checkpoint.weights_sha256()?;
-    let bytes = std::fs::metadata(output.path()).map_err(StoreError::io(out, "read the size"))?.len();
+    let bytes =
+        std::fs::metadata(output.path()).map_err(StoreError::io(&output.path(), "read the size"))?.len();
     let output = output.commit()?;
     Ok(ExportReport {
         output,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::json;
-use slm_checkpoint::hf::{ImportOptions, ImportReport};
+use slm_checkpoint::hf::{self, ImportOptions, ImportReport};
 use slm_checkpoint::{CheckpointWriter, ImportedLayers, Lineage, SaveRequest, layer_of};
 use slm_model::{EMBED_TOKENS, LM_HEAD, TOKEN_TABLE};
 use slm_quant_core::{ActivationGranularity, ActivationQuant, QuantizationType};
@@ -16,8 +16,14 @@ use self::plan::{Plan, StoredForm};
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
-use crate::gguf::GgufFile;
+use crate::gguf::{GgufFile, MAGIC};
 use crate::llama_cpp::{config, tokenizer_json};
+
+/// Returns `true` if `path` is a GGUF file: by its name, or by its first bytes.
+pub fn is_gguf(path: &Path) -> bool {
+    let is_named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    hf::head(path).is_some_and(|head| is_named || head.starts_with(&MAGIC))
+}
 
 /// Imports the GGUF file `path` as a checkpoint in `out`.
 ///

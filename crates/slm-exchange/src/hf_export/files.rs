@@ -22,10 +22,7 @@ pub(crate) const FILES: [&str; 6] =
 pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
     let config = checkpoint.config();
     let info = &config.tokenizer;
-    let put = |name: &str, value: &Value| -> Result<()> {
-        let path = dir.join(name);
-        Ok(json_file::write_new(&path, &json_file::to_bytes(&path, value)?)?)
-    };
+    let put = |name: &str, value: &Value| json_file::write(&dir.join(name), value);
     let mut generation = Map::new();
     if let Some(bos) = info.bos_token_id {
         generation.insert("bos_token_id".to_owned(), bos.into());
@@ -66,5 +63,5 @@ pub(crate) fn write(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
         }
         json_file::write_new(&dir.join(CHAT_TEMPLATE), chat.template.as_bytes())?;
     }
-    put(TOKENIZER_CONFIG, &Value::Object(settings))
+    Ok(put(TOKENIZER_CONFIG, &Value::Object(settings))?)
 }

@@ -72,7 +72,11 @@ pub(crate) fn values(source: &Source<'_>, fused: &Fused) -> Result<(Vec<f32>, bo
 }
 
 /// Writes `checkpoint` as a directory for transformers.
-pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
+pub(crate) fn export(
+    output: OutputDir,
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+) -> Result<ExportReport> {
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
     let tensors = fused(hf_model.architecture, source.model());
@@ -101,7 +105,6 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         refuse_inexact(checkpoint, &reports, &[])?;
     }
 
-    let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
     let specs: Vec<TensorSpec> = tensors
         .iter()
         .map(|tensor| TensorSpec::new(&tensor.name, float.dtype(), tensor.shape.as_slice()))
@@ -116,7 +119,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     writer.finish()?;
     checkpoint.weights_sha256()?;
     let config = hf_model.config(checkpoint, float);
-    json::write_new(&output.path().join(CONFIG), &json::to_bytes(out, &config)?)?;
+    json::write(&output.path().join(CONFIG), &config)?;
     files::write(checkpoint, output.path())?;
     // The output must be readable.
     hf::import(output.path())?;

@@ -292,13 +292,8 @@ impl Llama2cFile {
 
 /// Returns `true` if `path` is a file of llama2.c: by its magic number, or by its size for version 0, which has none.
 pub fn is_llama2c(path: &Path) -> bool {
-    let magic = || {
-        let mut magic = [0; 4];
-        let file = PositionedFile::new(File::open(path).ok()?);
-        file.read_exact_at(&mut magic, 0).ok()?;
-        Some(u32::from_le_bytes(magic) == MAGIC)
-    };
-    path.is_file() && (magic() == Some(true) || Llama2cFile::open(path).is_ok())
+    hf::head(path)
+        .is_some_and(|head| head.starts_with(&MAGIC.to_le_bytes()) || Llama2cFile::open(path).is_ok())
 }
 
 /// Returns the error for a `.bin` file that is neither a Python pickle nor a valid file of llama2.c; `None` for other

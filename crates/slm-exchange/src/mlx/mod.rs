@@ -12,7 +12,6 @@ mod check;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use slm_checkpoint::{Checkpoint, TensorFileWriter, TensorSpec};
@@ -22,13 +21,17 @@ use self::weights::{Weight, weight};
 use crate::float::FloatType;
 use crate::hf_export::config::HfModel;
 use crate::hf_export::files::{self, CONFIG};
-use crate::hf_export::{DIRECTORIES, Fused, fused, refuse_inexact, size_of, values};
+use crate::hf_export::{Fused, fused, refuse_inexact, size_of, values};
 use crate::report::{ExportReport, Fidelity, TensorReport};
 use crate::source::Source;
 use crate::{Error, ExportOptions, Result};
 
 /// Writes `checkpoint` as a directory for mlx-lm.
-pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
+pub(crate) fn export(
+    output: OutputDir,
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+) -> Result<ExportReport> {
     let source = Source::new(checkpoint);
     let hf_model = HfModel::of(&source)?;
     let kind = hf_model.architecture.model_type;
@@ -83,7 +86,6 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         refuse_inexact(checkpoint, &reports, &differences)?;
     }
 
-    let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
     let mut writer = TensorFileWriter::create_as(&output.path().join(WEIGHTS), &specs, "mlx")?;
     for tensor in &tensors {
         let name = name(kind, &tensor.name);
@@ -114,7 +116,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
         config.insert("quantization".to_owned(), quantization.clone());
         config.insert("quantization_config".to_owned(), quantization);
     }
-    json_file::write_new(&output.path().join(CONFIG), &json_file::to_bytes(out, &Value::Object(config))?)?;
+    json_file::write(&output.path().join(CONFIG), &Value::Object(config))?;
     files::write(checkpoint, output.path())?;
     let bytes = size_of(output.path())?;
     let output = output.commit()?;

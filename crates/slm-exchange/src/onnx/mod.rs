@@ -14,8 +14,6 @@ mod tensorrt;
 mod weights;
 mod write;
 
-use std::path::Path;
-
 use slm_checkpoint::Checkpoint;
 use slm_store::{OutputDir, Replaceable, json};
 
@@ -33,7 +31,7 @@ use crate::source::Source;
 use crate::{ExportOptions, OnnxProfile, Result, normalizer};
 
 /// Directories that an export may replace.
-const DIRECTORIES: Replaceable = Replaceable {
+pub(crate) const DIRECTORIES: Replaceable = Replaceable {
     what: "an exported ONNX directory",
     files_of: |dir| {
         let names = [MODEL, DATA, GENAI_CONFIG].into_iter().chain(FILES);
@@ -42,9 +40,12 @@ const DIRECTORIES: Replaceable = Replaceable {
 };
 
 /// Writes `checkpoint` as a directory with an ONNX model.
-pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOptions) -> Result<ExportReport> {
+pub(crate) fn export(
+    output: OutputDir,
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+) -> Result<ExportReport> {
     let source = Source::new(checkpoint);
-    let output = OutputDir::create(out, options.overwrite, DIRECTORIES)?;
     let profile = options.onnx_profile;
     let mut builder = Builder::new(&source, profile, options.float_type.unwrap_or(FloatType::F32));
     builder.model()?;
@@ -94,10 +95,7 @@ pub(crate) fn export(checkpoint: &Checkpoint, out: &Path, options: &ExportOption
     checkpoint.weights_sha256()?;
     files::write(checkpoint, output.path())?;
     if profile == OnnxProfile::OrtGenai {
-        json::write_new(
-            &output.path().join(GENAI_CONFIG),
-            &json::to_bytes(out, &genai::config(checkpoint))?,
-        )?;
+        json::write(&output.path().join(GENAI_CONFIG), &genai::config(checkpoint))?;
     }
     let bytes = size_of(output.path())?;
     let output = output.commit()?;

@@ -38,8 +38,7 @@ impl Journal {
     /// Starts an empty journal at `dir`, which must not exist.
     pub(super) fn start(dir: &Path, facts: &Facts) -> Result<Self> {
         fs::create_dir(dir).map_err(StoreError::io(dir, "create")).map_err(store)?;
-        let path = dir.join(RUN);
-        json::to_bytes(&path, facts).and_then(|bytes| json::write_new(&path, &bytes)).map_err(store)?;
+        json::write(&dir.join(RUN), facts).map_err(store)?;
         Ok(Self { dir: dir.to_owned(), layers: BTreeMap::new() })
     }
 

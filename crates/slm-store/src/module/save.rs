@@ -46,8 +46,7 @@ pub fn save_module<M: Module + NamedLinears>(
     write_tensors(module, &dir.join(WEIGHTS))?;
     let mut files = vec![WEIGHTS.to_owned()];
     if let Some(metadata) = metadata {
-        let path = dir.join(METADATA);
-        json::write_new(&path, &json::to_bytes(&path, metadata)?)?;
+        json::write(&dir.join(METADATA), metadata)?;
         files.push(METADATA.to_owned());
     }
     for (name, bytes) in options.extra_files {

@@ -10,6 +10,7 @@ use safetensors::tensor::TensorInfo;
 
 use super::convert::{float_size, holds_exactly, narrow_into};
 use super::header;
+use crate::shown_as::shown;
 use crate::{Error, Result};
 
 /// Number of values converted at once.
@@ -115,7 +116,7 @@ impl TensorFileWriter {
     /// infinity.
     pub fn write_f32(&mut self, name: &str, values: &[f32]) -> Result<()> {
         if let Some((index, value)) = super::first_not_finite(values) {
-            let (path, tensor) = (self.path.clone(), name.to_owned());
+            let (path, tensor) = (shown(&self.path), name.to_owned());
             return Err(Error::NotFinite { path, tensor, index, value });
         }
         let dtype = match self.pending.get(name).map(|info| info.dtype) {

@@ -37,6 +37,13 @@ pub(in crate::commands) struct UnitResult {
     pub(in crate::commands) bytes_saved: u64,
 }
 
+impl UnitResult {
+    /// Divergence for each gigabyte that is saved, in nats.
+    pub(in crate::commands) fn nats_per_gb(&self) -> f64 {
+        self.kl_mean * 1e9 / self.bytes_saved.max(1) as f64
+    }
+}
+
 /// Returns the settings of a measurement, weight-only by default.
 pub(in crate::commands) fn sensitivity_config(scheme: &MeasuredSchemeArgs) -> Result<PtqConfig> {
     let mut config = QuantizationConfig {
