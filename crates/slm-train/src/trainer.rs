@@ -437,7 +437,7 @@ impl Trainer {
         let options = &self.config.training;
         let window = options.sequence_length;
         let ids = &self.data.validation;
-        let scored = &ids[..ids.len().min(options.validation_windows * window)];
+        let scored = &ids[..ids.len().min(options.validation_windows.saturating_mul(window))];
         let evaluation = slm_model::evaluate(&self.trained().valid(), scored, window, |_, _| {});
         self.check_pass(self.step)?;
         let evaluation = evaluation?;

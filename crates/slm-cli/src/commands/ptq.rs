@@ -35,7 +35,7 @@ use crate::text::{WindowArgs, evaluate_with_progress, file_name, tokenizer};
 use inputs::RunInputs;
 pub(in crate::commands) use page::plot;
 use quality::Quality;
-pub(in crate::commands) use quality::grade;
+pub(in crate::commands) use quality::{grade, grade_alone};
 use report::{PtqResult, Sizes};
 use texts::{TextReader, Texts};
 pub(in crate::commands) use uncertainty::Rise;

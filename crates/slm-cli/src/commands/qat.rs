@@ -10,7 +10,7 @@ use slm_ptq::{CalibrationTokens, CheckpointQuantizer, DynamicInputs, PtqConfig, 
 use slm_qat::ScaleMode;
 use slm_train::{Outcome, Precision, QuantizationConfig, QuantizationMode, Start, Trainer, TrainingConfig};
 
-use crate::commands::ptq::{Rise, grade};
+use crate::commands::ptq::{Rise, grade, grade_alone};
 use crate::commands::run_args::{HeldOut, RunArgs};
 use crate::commands::run_page::{RunPage, fact, precision_fact};
 use crate::commands::run_quality::RunQuality;
@@ -158,7 +158,10 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
                 result.recovered = gain.recovered();
                 gain.headline(&measured)
             }
-            None => format!("TRAINED: perplexity {:.4} after QAT {measured}", after.perplexity()),
+            None => {
+                let (grade, reason) = grade_alone(after.mean_nll(), model.config().vocab_size);
+                format!("{grade}: perplexity {:.4} after QAT {measured}{reason}", after.perplexity())
+            }
         };
         let float = before.as_ref().and_then(|before| before.float.as_ref());
         let rise = float.map(|float| Rise::between(float, &after, &windows));

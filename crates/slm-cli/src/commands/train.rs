@@ -10,6 +10,7 @@ use slm_train::{
     TrainingSummary, ValidationReport,
 };
 
+use crate::commands::ptq::grade_alone;
 use crate::commands::run_args::Data;
 use crate::commands::run_output_args::RunOutputArgs;
 use crate::commands::run_page::{RunPage, fact, precision_fact};
@@ -53,6 +54,8 @@ struct TrainResult {
     parameters: u64,
     training_tokens: usize,
     validation_tokens: usize,
+    #[serde(skip)]
+    vocab_size: usize,
     device: &'static str,
     seconds: f64,
 }
@@ -86,6 +89,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         parameters,
         training_tokens,
         validation_tokens,
+        vocab_size: trainer.config().model.vocab_size,
         device: context.device_name,
         seconds: start.elapsed().as_secs_f64(),
     };
@@ -109,10 +113,14 @@ impl TrainResult {
             return interrupted(*step, *steps);
         }
         match &self.validation {
-            Some(ValidationReport { nll, perplexity, .. }) => format!(
-                "TRAINED: perplexity {perplexity:.4} ({nll:.4} nats per token) on {} held-out tokens after {step} steps",
-                self.validation_tokens
-            ),
+            Some(ValidationReport { nll, perplexity, .. }) => {
+                let (grade, reason) = grade_alone(*nll, self.vocab_size);
+                let tokens = self.validation_tokens;
+                format!(
+                    "{grade}: perplexity {perplexity:.4} ({nll:.4} nats per token) on {tokens} held-out tokens after {step} \
+                     steps{reason}"
+                )
+            }
             None => format!("TRAINED: {step} steps; no text was held out to measure the quality on"),
         }
     }

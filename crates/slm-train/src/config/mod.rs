@@ -367,18 +367,28 @@ fn check_quantization(config: &QuantizationConfig, check: &Check<'_>) -> Result<
     })
 }
 
+/// Maximum number of sequences of a batch, and of batches of a step. Far more than any run needs, and few enough that sizes
+/// that follow from them can be computed.
+const MAX_BATCH: usize = 1 << 16;
+
 impl TrainingOptions {
     fn validate(&self, check: &Check<'_>) -> Result<()> {
         let of = |key: &str| format!("training.{key}");
-        for (key, value, least) in [
-            ("steps", self.steps, 1),
-            ("batch_size", self.batch_size, 1),
-            ("sequence_length", self.sequence_length, 2),
-            ("accumulation_steps", self.accumulation_steps, 1),
-            ("validation_windows", self.validation_windows, 1),
+        for (key, value, range) in [
+            ("steps", self.steps, 1..=usize::MAX),
+            ("batch_size", self.batch_size, 1..=MAX_BATCH),
+            ("sequence_length", self.sequence_length, 2..=usize::MAX),
+            ("accumulation_steps", self.accumulation_steps, 1..=MAX_BATCH),
+            ("validation_windows", self.validation_windows, 1..=usize::MAX),
         ] {
-            check
-                .that(value >= least, &of(key), || (format!("is {value}"), format!("use {least} or more")))?;
+            check.that(range.contains(&value), &of(key), || {
+                let (least, most) = (range.start(), range.end());
+                let remedy = match *most {
+                    usize::MAX => format!("use {least} or more"),
+                    most => format!("use {least} to {most}"),
+                };
+                (format!("is {value}"), remedy)
+            })?;
         }
         check.that(self.warmup_steps < self.steps, &of("warmup_steps"), || {
             (format!("is {}, of {} steps", self.warmup_steps, self.steps), "use fewer than `steps`".into())

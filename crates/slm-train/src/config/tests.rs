@@ -144,7 +144,9 @@ fn missing_parts_are_named() {
 #[test]
 fn impossible_values_come_with_a_remedy() {
     for (line, key, remedy) in [
-        ("batch_size = 0", "`training.batch_size`", "use 1 or more"),
+        ("batch_size = 0", "`training.batch_size`", "use 1 to 65536"),
+        ("batch_size = 9223372036854775807", "`training.batch_size`", "use 1 to 65536"),
+        ("accumulation_steps = 1000000000", "`training.accumulation_steps`", "use 1 to 65536"),
         ("learning_rate = 0.0", "`training.learning_rate`", "above 0 and at most 1"),
         ("learning_rate = nan", "`training.learning_rate`", "is NaN"),
         ("min_learning_rate = 0.1", "`training.min_learning_rate`", "from 0 to the learning_rate, 0.001"),

@@ -18,6 +18,19 @@ pub(in crate::commands) fn grade(rise: f64) -> &'static str {
     }
 }
 
+/// Returns the verdict for a model that there is none to compare with, and what to do if it is BROKEN. Guessing without
+/// looking at the text costs `ln(vocab_size)` nats per token.
+pub(in crate::commands) fn grade_alone(nll: f64, vocab_size: usize) -> (&'static str, String) {
+    if nll < (vocab_size as f64).ln() {
+        return ("TRAINED", String::new());
+    }
+    let reason = format!(
+        "; that is no better than guessing among the {vocab_size} tokens of the vocabulary: train for more steps, or with \
+         another learning rate"
+    );
+    ("BROKEN", reason)
+}
+
 /// Comparison of the perplexities of both models on one text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Quality {
@@ -91,6 +104,17 @@ mod tests {
 
     fn evaluation(window_nll: Vec<f64>, tokens: usize) -> Evaluation {
         Evaluation { nll: window_nll.iter().sum(), tokens, window_nll }
+    }
+
+    #[test]
+    fn a_model_alone_is_broken_if_guessing_is_as_good() {
+        let chance = 300f64.ln();
+        assert_eq!(grade_alone(chance - 0.01, 300), ("TRAINED", String::new()));
+        for nll in [chance, chance + 0.01, f64::INFINITY, f64::NAN] {
+            let (grade, reason) = grade_alone(nll, 300);
+            assert_eq!(grade, "BROKEN", "{nll}");
+            assert!(reason.contains("the 300 tokens"), "{reason}");
+        }
     }
 
     fn verdict(nll: f64, spread: f64, windows: usize) -> Quality {
