@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use slm_cpu_ops::{
     Bf16Pair, MatmulScratch, Matrix, PANEL_COLUMNS, PanelElement, TILE_ROWS, matmul_rows, pack_panel,
 };
-use slm_runtime::written_by_parts;
+use slm_runtime::{equal_parts, written_by_parts};
 
 use crate::precision::Precision;
 
@@ -58,7 +58,7 @@ pub(crate) fn pack<E: Element>(b: Matrix<'_>, serial: bool) -> Packed<E> {
     let size = b.panels() * panel_size;
     if size * size_of::<E>() > CACHED {
         let write = |panel, [out]: [&mut [E]; 1]| pack_panel(b, panel, out);
-        let ([memory], _) = written_by_parts(&vec![panel_size; b.panels()], write);
+        let ([memory], _) = written_by_parts(&equal_parts(size, panel_size), write);
         return Packed { memory, size, columns: b.cols() };
     }
     // Taken out, not borrowed: while this thread waits, it may begin another product.

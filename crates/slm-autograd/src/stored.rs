@@ -44,9 +44,7 @@ impl<B: HostBackend> Stored<B> {
         match self {
             Self::F32(x) => x.clone(),
             Self::Bf16(halves, shape) => {
-                let [values] = parallel::written(halves.len(), TASK, |range, [out]| {
-                    slm_cpu_ops::widen(&halves[range], out);
-                });
+                let [values] = parallel::written(halves.len(), TASK, |range, [out]| self.widen(range, out));
                 B::from_values(values, shape)
             }
         }

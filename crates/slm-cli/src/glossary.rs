@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(similar("perplexitty"), ["perplexity"]);
     }
 
-    /// Whoever meets a key of training in a config finds its word here.
+    /// Keys of training runs are terms, and so are the words of their reports.
     #[test]
     fn keys_of_training_are_terms() {
         let sections = ["training", "qat", "finetune"];

@@ -36,13 +36,13 @@ pub(crate) fn kept_layers(
         };
         // Outputs of norms, and of activation functions that are one operation, are computed again ([`KeptInput`]), and what
         // is added to the residual stream is not kept.
-        let is_kept_once = is_one_operation(config.layer(index).mlp);
+        let is_fused = is_one_operation(config.layer(index).mlp);
         *values += match name.rsplit('.').next() {
             Some("q_proj" | "k_proj" | "v_proj") => outputs * stored,
             Some("o_proj") => inputs * stored,
-            Some("gate_proj" | "up_proj") if is_kept_once => outputs * stored,
+            Some("gate_proj" | "up_proj") if is_fused => outputs * stored,
             Some("gate_proj" | "up_proj") => outputs * FLOAT,
-            Some("down_proj") if is_kept_once => 0,
+            Some("down_proj") if is_fused => 0,
             _ => inputs * FLOAT,
         };
     });

@@ -468,7 +468,7 @@ impl Trainer {
         let mut large_files: Vec<(&str, &dyn WriteFile)> = Vec::new();
         if has_optimizer_state(self.step, &self.config) {
             large_files.push((OPTIMIZER, &self.optimizer));
-        } else {
+        } else if self.is_finished() {
             // No step comes after this, and other threads have use for the memory.
             self.optimizer.clear();
             slm_runtime::release_freed_memory();

@@ -642,9 +642,9 @@ pub(crate) const TERMS: &[Term] = &[
                WORSE: it is more than {TOLERATED_RISE} above it, or training made the model worse. BROKEN: it is \
                {BROKEN} the float model's or more. UNCLEAR: the text is too short to tell. `slm compare` also says \
                WORSE if the mean KL divergence is {DIFFERENT} or more. `slm finetune` compares with the model before \
-               training: BETTER, UNCHANGED (within {NEGLIGIBLE}) or WORSE. After training from scratch there is nothing to compare \
-               with: TRAINED, or BROKEN if the model is no better than guessing. Whether GOOD is good enough is up to \
-               the use: look at the figures next to it.",
+               training: BETTER, UNCHANGED (within {NEGLIGIBLE}) or WORSE. After training from scratch there is \
+               nothing to compare with: TRAINED, or BROKEN if the model is no better than guessing. Whether GOOD is \
+               good enough is up to the use: look at the figures next to it.",
     },
     Term {
         name: "weight-only quantization",
