@@ -54,6 +54,9 @@ fn every_checkpoint_is_the_same_byte_for_byte() {
         format!("{ptq} --overwrite"),
         format!("{ptq} --bits 4 --granularity group:16 --mapping affine --observer histogram --overwrite"),
         format!("{ptq} --type dynamic --granularity channel --no-eval --overwrite"),
+        "ptq --checkpoint model --sample-calibration --calibration-tokens 512 --no-eval --overwrite"
+            .to_owned(),
+        "ptq --checkpoint model --type weight-only --rotate on --no-eval --overwrite".to_owned(),
         "migrate model --overwrite".to_owned(),
     ];
     for command in commands {

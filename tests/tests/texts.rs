@@ -242,3 +242,34 @@ fn weights_alone_are_quantized_with_a_text_to_evaluate_on_alone() {
     let parts = ["--calibration FILE"];
     sandbox.refuses("ptq --checkpoint model --eval text.txt --out more", 2, &parts);
 }
+
+#[test]
+fn a_model_writes_its_own_calibration_text() {
+    let sandbox = Sandbox::with_model();
+    let ptq = |options: &str| sandbox.slm(&format!("ptq --checkpoint model --overwrite --out q {options}"));
+    let sampled = ptq("--sample-calibration --calibration-tokens 300 --eval text.txt --json").json();
+    assert_eq!(sampled["calibration_sampled"], true);
+    assert_eq!(sampled["calibration_tokens"], 300);
+    assert_eq!(sampled["observer"], "weighted-mse");
+    let record = sandbox.slm("inspect q --json").json();
+    assert!(record.to_string().contains("\"tokens\":300"), "{record}");
+    let words = ptq("--sample-calibration --calibration-tokens 300 --eval text.txt").stdout;
+    assert!(words.contains("over 300 tokens that the model wrote"), "{words}");
+
+    for (options, expected) in [
+        ("--sample-calibration", "perplexities need a text that the model did not write: add --eval FILE"),
+        ("--no-eval", "or --sample-calibration, with which the model writes one"),
+        (
+            "--sample-calibration --calibration-tokens 5 --no-eval",
+            "--calibration-tokens 5: less than a window",
+        ),
+    ] {
+        let outcome = ptq(options);
+        assert_eq!(outcome.code, Some(2), "{outcome}");
+        assert!(outcome.stderr.contains(expected), "{outcome}");
+    }
+    let unused = ptq("--sample-calibration --type weight-only --granularity channel --no-eval");
+    assert!(unused.stderr.contains("--sample-calibration has no effect"), "{unused}");
+    let without = ptq("--type weight-only --no-eval").stdout;
+    assert!(without.contains("Nothing was calibrated on a text."), "{without}");
+}

@@ -172,7 +172,7 @@ pub(crate) const SECTIONS: &[Section] = &[
             key(
                 "observer",
                 "name of an observer",
-                "Chooses weight ranges [default: weighted-mse for 4 bits with a text, and for 8 bits per tensor by rtn with a text or a rotated model; otherwise min-max]",
+                "Chooses weight ranges [default: weighted-mse for 4 bits, and for 8 bits per tensor by rtn, with a text or a rotated model; otherwise min-max]",
             ),
             key("activation_observer", "name of an observer", "Chooses static activation ranges"),
             key("activation_granularity", "\"token\", \"tensor\"", "Activations that share a dynamic scale"),

@@ -13,6 +13,7 @@ mod context;
 mod device;
 #[cfg(test)]
 mod docs;
+mod drawing;
 mod error;
 mod examples;
 mod glossary;

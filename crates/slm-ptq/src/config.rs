@@ -161,8 +161,8 @@ impl PtqConfig {
     }
 
     /// The observer that chooses the range of a weight of `scheme`: the configured one, or by default
-    /// [`ObserverKind::WeightedMse`] for 4 bits with calibration text, and otherwise [`ObserverKind::MinMax`]. `calibrated`
-    /// says whether the mean squares of inputs are known.
+    /// [`ObserverKind::WeightedMse`] for 4 bits if `calibrated`, and otherwise [`ObserverKind::MinMax`]. `calibrated` says
+    /// whether the mean squares of inputs are known or, in a rotated model, assumed.
     ///
     /// The cost of a rounding error depends on the input that it is multiplied by. Without text these inputs are unknown,
     /// and in trained models the few large weights that a narrower range would clip are often those that matter most. With
@@ -241,10 +241,9 @@ impl PtqConfig {
         self.needs_calibration() || weighted(self.scheme) || schemes.into_iter().any(weighted)
     }
 
-    /// Returns `true` if channels are equalized where that pays: if activations are quantized, or for AWQ.
+    /// Returns `true` if channels of most layers are equalized where that pays.
     pub(crate) fn equalizes(&self) -> bool {
-        let inputs = self.smooth == Smooth::Auto && self.quantization_type != QuantizationType::WeightOnly;
-        (self.method == RoundingMethod::Awq || inputs) && self.equalizes_weights(self.scheme)
+        self.smooth == Smooth::Auto && self.equalizes_weights(self.scheme)
     }
 
     /// Returns `true` if channels of the layer `name` may be equalized.
@@ -252,13 +251,19 @@ impl PtqConfig {
         self.equalizes_weights(self.scheme_of(name))
     }
 
-    /// Returns `true` if factors suit weights of `scheme`. The factors are chosen by the error of rounding to nearest
-    /// in the range from minimum to maximum. 4 bits with one scale per tensor need ranges that clip, and methods that
-    /// compensate for the errors of 4 bits leave other errors. AWQ consists of such factors.
+    /// Returns `true` if factors may reduce the error of weights of `scheme` and of their inputs: if inputs are quantized,
+    /// or 8-bit weights share one scale. AWQ consists of such factors.
+    ///
+    /// The factors are chosen by the error of rounding to nearest in the range from minimum to maximum. 4 bits with one
+    /// scale per tensor need ranges that clip, and methods that compensate for the errors of 4 bits leave other errors.
     fn equalizes_weights(&self, scheme: QuantScheme) -> bool {
+        let per_tensor = scheme.granularity == Granularity::PerTensor;
+        let quantizes_inputs = self.quantization_type != QuantizationType::WeightOnly;
         self.method == RoundingMethod::Awq
-            || scheme.bits == Bits::Int8
-            || !(self.method.is_sequential() || scheme.granularity == Granularity::PerTensor)
+            || match scheme.bits {
+                Bits::Int8 => quantizes_inputs || per_tensor,
+                Bits::Int4 => quantizes_inputs && !self.method.is_sequential() && !per_tensor,
+            }
     }
 
     /// The same settings with another granularity of weights.

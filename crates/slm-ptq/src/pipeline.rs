@@ -1,6 +1,5 @@
 //! Post-training quantization from one checkpoint into another, one layer at a time.
 
-mod assumed;
 mod batches;
 mod journal;
 mod sinks;
@@ -21,7 +20,6 @@ use slm_model::{
 use slm_quant_core::ObserverKind;
 use slm_store::sha256;
 
-use self::assumed::assumed_inputs;
 use self::batches::{Finished, write_in_batches};
 pub(crate) use self::journal::Journal;
 use self::journal::{Facts, finished_layers};
@@ -77,7 +75,7 @@ pub struct CheckpointQuantizer<'a> {
     config: PtqConfig,
     plan: Plan,
     transforms: Transforms,
-    /// Inputs that are assumed until [`calibrate`](Self::calibrate) observes them.
+    /// Inputs that [`assume_inputs`](Self::assume_inputs) assumes.
     assumed: Calibration,
     calibrated: Option<Calibrated>,
     kept: Option<KeptLayers>,
@@ -178,7 +176,7 @@ impl<'a> CheckpointQuantizer<'a> {
         config.check_tune(&plan)?;
         config.check_awq()?;
         let transforms = Transforms::choose(source, &plan, &config)?;
-        let assumed = assumed_inputs(&plan, &config, &transforms);
+        let assumed = Calibration::default();
         Ok(Self { source, config, plan, transforms, assumed, calibrated: None, kept: None, text_file: None })
     }
 
@@ -399,16 +397,36 @@ impl<'a> CheckpointQuantizer<'a> {
         Ok(())
     }
 
-    /// Returns `true` if channels are not equalized only because [`calibrate`](Self::calibrate) was not called.
-    pub fn lacks_text_to_equalize(&self) -> bool {
-        self.config.equalizes() && !self.is_calibrated()
+    /// Assumes inputs of the layers of a rotated model in place of a calibration text, and chooses ranges of weights and the
+    /// factors of the equalization by them: channels of normalized inputs are taken as independent and alike, and those of
+    /// `down_proj` follow from the weights. Does nothing if the model is not rotated, a text is
+    /// [needed](Self::needs_calibration) or would [not be used](Self::uses_calibration), or after
+    /// [`calibrate`](Self::calibrate).
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for weights that cannot be read, [`Error::Layer`] for an MLP that cannot be computed.
+    pub fn assume_inputs(&mut self, device: &Device) -> Result<()> {
+        let Self { source, config, plan, transforms, .. } = self;
+        let needs_text = config.needs_calibration() || !config.uses_calibration();
+        if self.calibrated.is_some() || needs_text || !transforms.is_rotated() {
+            return Ok(());
+        }
+        let rows = transforms.assumed_rows(source)?;
+        if config.equalizes() {
+            transforms.equalize(source, &rows, plan, config, device)?;
+        }
+        self.assumed = transforms.assumed_inputs(source, plan, &rows, device)?;
+        Ok(())
     }
 
-    /// Returns `true` if [`calibrate`](Self::calibrate) was not called, and inputs of layers are taken as alike because
-    /// the model is rotated.
+    /// Returns `true` if channels are not equalized only because [`calibrate`](Self::calibrate) was not called.
+    pub fn lacks_text_to_equalize(&self) -> bool {
+        self.config.equalizes() && !self.is_calibrated() && !self.assumes_inputs()
+    }
+
+    /// Returns `true` if inputs of layers are [assumed](Self::assume_inputs).
     pub fn assumes_inputs(&self) -> bool {
-        let weighted = self.config.weight_observer(true) == ObserverKind::WeightedMse;
-        !self.is_calibrated() && weighted && !self.assumed.layers.is_empty()
+        !self.is_calibrated() && !self.assumed.layers.is_empty()
     }
 
     /// The observer that chooses the range of weights of most layers.

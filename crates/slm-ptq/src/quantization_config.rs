@@ -58,8 +58,8 @@ pub struct QuantizationConfig {
     pub method: RoundingMethod,
     /// Training steps of each block, for `method = "tune"`. Default: 100.
     pub tune_steps: usize,
-    /// Observer that chooses the range of a weight. Default: `min-max`, and for 4 bits with calibration text
-    /// `weighted-mse`.
+    /// Observer that chooses the range of a weight. Default:
+    /// [`PtqConfig::observer_of`](crate::PtqConfig::observer_of).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observer: Option<ObserverKind>,
     /// Observer that chooses the range of an activation, for static quantization. Default: `mse`.

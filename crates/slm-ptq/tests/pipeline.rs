@@ -8,7 +8,7 @@ use slm_checkpoint::{Checkpoint, QuantizationMode, SaveRequest, save};
 use slm_model::{ModelConfig, Transformer, window_logits};
 use slm_ptq::{
     CalibrationTokens, CheckpointQuantizer, Error, KeepLayers, Progress, PtqConfig, Rotate, RoundingMethod,
-    Stage,
+    Smooth, Stage,
 };
 use slm_quant_core::{Bits, Granularity, ObserverKind, QuantScheme, QuantizationType};
 use tempfile::TempDir;
@@ -103,10 +103,18 @@ fn the_checkpoint_and_the_model_in_memory_compute_the_same() {
 fn inputs_of_a_rotated_model_are_taken_as_alike_until_text_tells() {
     let root = tempfile::tempdir().unwrap();
     let source = float(&root, false);
-    let quantize = |bits, rotate, observer| {
+    let quantize = |bits, rotate, observer, assumes| {
         let scheme = QuantScheme::per_tensor(bits);
-        let config = PtqConfig { rotate, observer, ..PtqConfig::new(scheme, QuantizationType::WeightOnly) };
-        let quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        let config = PtqConfig {
+            rotate,
+            observer,
+            smooth: Smooth::Off,
+            ..PtqConfig::new(scheme, QuantizationType::WeightOnly)
+        };
+        let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+        if assumes {
+            quantizer.assume_inputs(&Device::flex()).unwrap();
+        }
         let written = quantizer.write(root.path().join("out"), true, &mut ignore_progress).unwrap();
         let (_, layers) = quantizer.load(&Device::flex()).unwrap();
         assert_eq!(written.layers, layers);
@@ -114,20 +122,42 @@ fn inputs_of_a_rotated_model_are_taken_as_alike_until_text_tells() {
         assert_eq!(observer, quantizer.weight_observer().to_string());
         (layers, quantizer.assumes_inputs(), observer)
     };
-    let (assumed, assumes, observer) = quantize(Bits::Int8, Rotate::On, None);
-    assert_eq!((assumes, observer.as_str()), (true, "weighted-mse"));
-    let (plain, assumes, _) = quantize(Bits::Int8, Rotate::On, Some(ObserverKind::MinMax));
-    assert!(!assumes);
-    for (assumed, plain) in assumed.iter().zip(&plain) {
-        // The input of down_proj is not rotated.
-        assert!(!assumed.name.ends_with("down_proj") || assumed == plain, "{}", assumed.name);
-        assert!(assumed.error.sqnr_db() >= plain.error.sqnr_db(), "{}", assumed.name);
-    }
-    assert_ne!(assumed, plain);
-    for (bits, rotate) in [(Bits::Int8, Rotate::Off), (Bits::Int4, Rotate::On)] {
-        let (_, assumes, observer) = quantize(bits, rotate, None);
+    for bits in [Bits::Int8, Bits::Int4] {
+        let (assumed, assumes, observer) = quantize(bits, Rotate::On, None, true);
+        assert_eq!((assumes, observer.as_str()), (true, "weighted-mse"), "{bits:?}");
+        let (plain, assumes, observer) = quantize(bits, Rotate::On, None, false);
         assert_eq!((assumes, observer.as_str()), (false, "min-max"), "{bits:?}");
+        for (assumed, plain) in assumed.iter().zip(&plain) {
+            // The inputs of down_proj differ, so that its largest error is not where its weights are largest.
+            let is_down = assumed.name.ends_with("down_proj");
+            assert!(is_down || assumed.error.sqnr_db() >= plain.error.sqnr_db(), "{}", assumed.name);
+        }
+        assert_ne!(assumed, plain);
     }
+    for (rotate, observer) in [(Rotate::Off, None), (Rotate::On, Some(ObserverKind::MinMax))] {
+        let (_, assumes, observer) = quantize(Bits::Int8, rotate, observer, true);
+        assert_eq!((assumes, observer.as_str()), (false, "min-max"), "{rotate:?}");
+    }
+}
+
+/// With an activation function in between, the channels of an MLP differ even if its inputs do not.
+#[test]
+fn the_channels_of_a_rotated_model_are_equalized_without_a_text() {
+    let root = tempfile::tempdir().unwrap();
+    let source = float(&root, false);
+    let config = PtqConfig {
+        rotate: Rotate::On,
+        ..PtqConfig::new(QuantScheme::per_tensor(Bits::Int8), QuantizationType::Dynamic)
+    };
+    let mut quantizer = CheckpointQuantizer::new(&source, config).unwrap();
+    assert!(quantizer.lacks_text_to_equalize());
+    quantizer.assume_inputs(&Device::flex()).unwrap();
+    assert!(!quantizer.lacks_text_to_equalize() && !quantizer.is_calibrated());
+    let first = quantizer.transforms().record();
+    assert!(first.is_some_and(|record| record.equalized_mlps > Some(0)), "{first:?}");
+    quantizer.assume_inputs(&Device::flex()).unwrap();
+    assert_eq!(quantizer.transforms().record(), first, "the same inputs are assumed again");
+    assert!(quantizer.load(&Device::flex()).is_ok());
 }
 
 /// The progress calls of a run: (stage, done, total), from the first to the last.

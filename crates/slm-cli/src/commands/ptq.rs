@@ -32,7 +32,7 @@ use crate::memory;
 use crate::out_file::relative;
 use crate::table::TableArgs;
 use crate::text::{WindowArgs, evaluate_with_progress, file_name, tokenizer};
-use inputs::RunInputs;
+use inputs::{CalibrationSource, RunInputs};
 pub(in crate::commands) use page::plot;
 use quality::Quality;
 pub(in crate::commands) use quality::{grade, grade_alone};
@@ -77,8 +77,8 @@ pub(crate) struct PtqArgs {
     #[arg(long, value_name = "SCHEME")]
     embeddings: Option<LayerScheme>,
     /// Observer that chooses weight ranges: min-max, moving-average, histogram, percentile[:P], mse, or weighted-mse,
-    /// which weighs each input by its mean square over the calibration text [default: weighted-mse for 4 bits with a
-    /// text, and for 8 bits per tensor by rtn with a text or a rotated model; otherwise min-max]
+    /// which weighs each input by its mean square over the calibration text [default: weighted-mse for 4 bits, and for
+    /// 8 bits per tensor by rtn, with a text or a rotated model; otherwise min-max]
     #[arg(long, value_name = "NAME")]
     observer: Option<ObserverKind>,
     /// Observer that chooses static activation ranges: min-max, moving-average, histogram, percentile[:P] or mse
@@ -97,13 +97,16 @@ pub(crate) struct PtqArgs {
     #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "on")]
     rotate: Option<Rotate>,
     /// Smooth channels first, moving large activations into weights: auto (between up_proj and down_proj of MLPs, and
-    /// after the norms of a model that is not rotated, where that brings outputs nearer to the float ones; with a
-    /// calibration text), off, or everywhere with a strength from 0 to 1, which needs a calibration text [default: auto]
+    /// after the norms of a model that is not rotated, where that brings outputs nearer to the float ones; if the model is
+    /// not rotated, with a calibration text only), off, or everywhere with a strength from 0 to 1, which needs a calibration text [default: auto]
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "0.5")]
     smooth: Option<Smooth>,
     /// Text to calibrate on; without --eval its last tenth is held out for the perplexities
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// Calibrate on text that the float model writes itself, if no text is at hand
+    #[arg(long, conflicts_with = "calibration")]
+    sample_calibration: bool,
     /// Maximum number of tokens to calibrate on [default: 16384; 32768 for gptq and tune]
     #[arg(long, value_name = "N")]
     calibration_tokens: Option<usize>,
@@ -149,30 +152,46 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
     drop(spinner);
     keep_layers(&mut quantizer, args, output.target())?;
     let windowing = args.windows.windowing(&checkpoint)?;
-    let mut prefix = Vec::new();
-    let texts = if settings.calibration.is_some() || settings.eval.is_some() {
-        let tokenizer = tokenizer(&checkpoint)?;
-        if !args.no_calibration_bos {
-            prefix = tokenizer.prefix()?;
-        }
-        let vocab_size = checkpoint.config().model.vocab_size;
-        let calibration_tokens =
-            args.calibration_tokens.unwrap_or(quantizer.config().method.default_calibration_tokens());
-        let tokenizer = &tokenizer;
-        let windowing = &windowing;
-        let reader = TextReader { context, args, tokenizer, vocab_size, windowing, calibration_tokens };
-        reader.read(&settings)?
-    } else {
-        Texts::default()
+    let tokenizer = match settings.calibration.is_some() || settings.eval.is_some() {
+        true => Some(tokenizer(&checkpoint)?),
+        false => None,
+    };
+    let prefix = match &tokenizer {
+        Some(tokenizer) if !args.no_calibration_bos => tokenizer.prefix()?,
+        _ => Vec::new(),
+    };
+    let reader = tokenizer.as_ref().map(|tokenizer| TextReader {
+        context,
+        args,
+        tokenizer,
+        vocab_size: checkpoint.config().model.vocab_size,
+        windowing: &windowing,
+        calibration_tokens: args
+            .calibration_tokens
+            .unwrap_or(quantizer.config().method.default_calibration_tokens()),
+    });
+    let mut texts = match &reader {
+        Some(reader) => reader.read(&settings)?,
+        None => Texts::default(),
     };
 
+    let writer = reader.filter(|_| matches!(settings.calibration, Some(CalibrationSource::Model)));
+    if writer.is_some() && !quantizer.uses_calibration() {
+        tracing::warn!("--sample-calibration has no effect: nothing is calibrated with these options");
+    }
+    let writer = writer.filter(|_| quantizer.uses_calibration());
+    let mut float = None;
+    if texts.held_out.is_some() || writer.is_some() {
+        let model = context.load_model(&checkpoint)?;
+        if let Some(held_out) = &texts.held_out {
+            float = Some(evaluate_with_progress(context, "float perplexity", &model, &held_out.windows)?);
+        }
+        if let Some(writer) = &writer {
+            texts.calibration = Some(writer.sample(&checkpoint, &model)?);
+        }
+    }
     let held_out = texts.held_out.as_ref();
     let calibration = texts.calibration.as_ref().filter(|_| quantizer.uses_calibration());
-    let mut float = None;
-    if let Some(held_out) = held_out {
-        let model = context.load_model(&checkpoint)?;
-        float = Some(evaluate_with_progress(context, "float perplexity", &model, &held_out.windows)?);
-    }
     // The float model was dropped: from here on only one layer is in memory.
     if let Some(text) = calibration {
         let most = checkpoint.config().model.max_position_embeddings.saturating_sub(prefix.len());
@@ -185,9 +204,14 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         quantizer
             .calibrate(&tokens, &context.device, &mut context.quantizing())
             .map_err(|error: Error| error.unwritten(&settings.out))?;
-        if let Some(name) = settings.calibration.as_deref().and_then(file_name) {
+        if let Some(name) =
+            settings.calibration.as_ref().and_then(CalibrationSource::path).and_then(file_name)
+        {
             quantizer.name_text(name);
         }
+    } else {
+        let _spinner = context.progress.spinner("assuming inputs");
+        quantizer.assume_inputs(&context.device)?;
     }
     let QuantizedCheckpoint { path, layers, embedding } = quantizer
         .write(&settings.out, settings.overwrite, &mut context.quantizing())
@@ -227,6 +251,8 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         warning,
         quality,
         calibration_tokens: calibration.map_or(0, |text| text.ids.len() as u64),
+        calibration_sampled: writer.is_some(),
+        lacks_text: quantizer.uses_calibration() && !quantizer.is_calibrated(),
         held_out,
         largest_tensor_bytes,
         peak_memory_bytes: memory::peak_bytes(),

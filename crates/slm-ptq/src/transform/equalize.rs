@@ -23,7 +23,7 @@ use super::{TransformedSource, Transforms};
 use crate::{Error, Plan, PtqConfig, Result, RoundingMethod};
 
 /// Number of rows of inputs on which candidates are compared.
-const ROWS: usize = 128;
+pub(super) const ROWS: usize = 128;
 /// Maximum number of rows from one window.
 const ROWS_PER_WINDOW: usize = 32;
 /// Maximum error, as a share of that without equalization, for which channels are equalized.
@@ -117,6 +117,7 @@ impl Transforms {
         config: &PtqConfig,
         device: &Device,
     ) -> Result<()> {
+        self.smoothing.clear();
         let mut found = Vec::new();
         let source = TransformedSource::new(checkpoint, self);
         for (index, layer) in self.model.layers().iter().enumerate() {
@@ -246,25 +247,16 @@ impl Mlp {
             device: device.clone(),
         };
         let failed = |error| Error::layer(&format!("layers.{index}.mlp"), error);
-        let mut gates = mlp.product(mlp.inputs.clone(), gate, [inner, hidden]).map_err(failed)?;
-        add_bias(&mut gates, gate_bias.as_deref());
-        let gates = Tensor::<2>::from_data(TensorData::new(gates, [count, inner]), device);
+        let gates = linear(mlp.inputs.clone(), gate, gate_bias.as_deref(), device);
         mlp.gate = to_vec_f32("gate", activation.apply(gates)).map_err(failed)?;
         mlp.middle = mlp.gated(mlp.up.clone(), mlp.up_bias.as_deref()).map_err(failed)?;
         mlp.outputs = mlp.output(mlp.middle.clone(), mlp.down.clone()).map_err(failed)?;
         Ok(mlp)
     }
 
-    /// `x wᵀ`.
-    fn product(&self, x: Tensor<2>, weight: Vec<f32>, shape: [usize; 2]) -> slm_nn::Result<Vec<f32>> {
-        let weight = Tensor::<2>::from_data(TensorData::new(weight, shape), &self.device);
-        to_vec_f32("product", x.matmul(weight.transpose()))
-    }
-
     /// Inputs of `down_proj` for this weight and bias of `up_proj`.
     fn gated(&self, up: Vec<f32>, bias: Option<&[f32]>) -> slm_nn::Result<Vec<f32>> {
-        let mut middle = self.product(self.inputs.clone(), up, [self.inner, self.hidden])?;
-        add_bias(&mut middle, bias);
+        let mut middle = to_vec_f32("product", linear(self.inputs.clone(), up, bias, &self.device))?;
         middle.iter_mut().zip(&self.gate).for_each(|(value, gate)| *value *= gate);
         Ok(middle)
     }
@@ -272,7 +264,7 @@ impl Mlp {
     fn output(&self, middle: Vec<f32>, down: Vec<f32>) -> slm_nn::Result<Vec<f32>> {
         let rows = middle.len() / self.inner.max(1);
         let middle = Tensor::from_data(TensorData::new(middle, [rows, self.inner]), &self.device);
-        self.product(middle, down, [self.hidden, self.inner])
+        to_vec_f32("product", linear(middle, down, None, &self.device))
     }
 
     /// The candidate with the least error; `None` if it is hardly better than no equalization.
@@ -403,11 +395,14 @@ pub(super) fn quantize_rows(values: &mut [f32], cols: usize) -> slm_nn::Result<(
     Ok(())
 }
 
-fn add_bias(values: &mut [f32], bias: Option<&[f32]>) {
-    if let Some(bias) = bias {
-        for row in values.chunks_exact_mut(bias.len().max(1)) {
-            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-        }
+/// `x wᵀ + b` with the row-major weight `[_, inputs]`.
+pub(super) fn linear(x: Tensor<2>, weight: Vec<f32>, bias: Option<&[f32]>, device: &Device) -> Tensor<2> {
+    let inputs = x.dims()[1];
+    let shape = [weight.len() / inputs.max(1), inputs];
+    let product = x.matmul(Tensor::<2>::from_data(TensorData::new(weight, shape), device).transpose());
+    match bias {
+        Some(bias) => product + Tensor::<2>::from_data(TensorData::new(bias.to_vec(), [1, shape[0]]), device),
+        None => product,
     }
 }
 

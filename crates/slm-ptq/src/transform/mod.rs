@@ -12,6 +12,7 @@
 //!   with the factors that leave the least error.
 
 mod apply;
+mod assumed;
 mod equalize;
 mod hadamard;
 mod norms;
@@ -109,6 +110,11 @@ impl Transforms {
     /// Returns `true` if nothing is changed.
     pub fn is_none(&self) -> bool {
         self.residual.is_none() && self.heads.is_none() && self.smoothing.is_empty()
+    }
+
+    /// Returns `true` if the residual stream is rotated.
+    pub(crate) fn is_rotated(&self) -> bool {
+        self.residual.is_some()
     }
 
     /// Returns `true` if the input of the linear layer `path` is rotated, which spreads its large channels over all.

@@ -1,6 +1,6 @@
 //! Inputs of a run of `slm ptq`: options, a config file, and defaults.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use slm_checkpoint::{Checkpoint, OpenOptions};
@@ -12,10 +12,34 @@ use super::PtqArgs;
 use crate::error::{Error, Result};
 use crate::shipped::Shipped;
 
+/// Source of a calibration text.
+pub(super) enum CalibrationSource {
+    File(PathBuf),
+    /// The float model, which draws the text from its own distribution.
+    Model,
+}
+
+impl CalibrationSource {
+    fn of(args: &PtqArgs) -> Option<Self> {
+        match &args.calibration {
+            Some(path) => Some(Self::File(path.clone())),
+            None => args.sample_calibration.then_some(Self::Model),
+        }
+    }
+
+    /// The path of a file.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Model => None,
+        }
+    }
+}
+
 pub(super) struct RunInputs {
     pub(super) checkpoint: PathBuf,
-    /// Path of the calibration text; `None` if no text is needed.
-    pub(super) calibration: Option<PathBuf>,
+    /// Source of the calibration text; `None` if no text is needed.
+    pub(super) calibration: Option<CalibrationSource>,
     pub(super) eval: Option<PathBuf>,
     pub(super) out: PathBuf,
     pub(super) overwrite: bool,
@@ -27,13 +51,21 @@ impl RunInputs {
         let config = quantization(args)?;
         let needs_text = !args.no_eval || config.needs_calibration();
         let calibrates = config.needs_calibration();
-        let (checkpoint, calibration, eval) = match (&args.checkpoint, &args.calibration) {
+        let (checkpoint, calibration, eval) = match (&args.checkpoint, CalibrationSource::of(args)) {
             (Some(checkpoint), None) if !needs_text => (checkpoint.clone(), None, None),
             (Some(checkpoint), None) if !calibrates && args.eval.is_some() => {
                 (checkpoint.clone(), None, args.eval.clone())
             }
+            (Some(checkpoint), Some(CalibrationSource::Model)) if !args.no_eval && args.eval.is_none() => {
+                Checkpoint::open_to_load(checkpoint, &OpenOptions::UNVERIFIED)?;
+                return Err(Error::Usage(
+                    "perplexities need a text that the model did not write: add --eval FILE, or leave them out with \
+                     --no-eval"
+                        .to_owned(),
+                ));
+            }
             (Some(checkpoint), Some(calibration)) => {
-                (checkpoint.clone(), Some(calibration.clone()), args.eval.clone())
+                (checkpoint.clone(), Some(calibration), args.eval.clone())
             }
             (Some(checkpoint), None) => {
                 // A checkpoint that cannot be opened is reported first.
@@ -42,12 +74,13 @@ impl RunInputs {
             }
             (None, calibration) => {
                 let shipped = Shipped::find()?;
-                let eval = match (calibration, &args.eval) {
+                let eval = match (&calibration, &args.eval) {
                     (_, Some(eval)) => Some(eval.clone()),
-                    (None, None) => Some(shipped.held_out()),
-                    (Some(_), None) => None,
+                    (None | Some(CalibrationSource::Model), None) => Some(shipped.held_out()),
+                    (Some(CalibrationSource::File(_)), None) => None,
                 };
-                let calibration = calibration.clone().unwrap_or_else(|| shipped.calibration());
+                let calibration =
+                    calibration.unwrap_or_else(|| CalibrationSource::File(shipped.calibration()));
                 (shipped.model(), Some(calibration), eval)
             }
         };
@@ -69,7 +102,8 @@ impl RunInputs {
 
 /// Returns the error for a run that needs a text and has none.
 fn needs_text_because(config: &PtqConfig) -> String {
-    let text = "add --calibration FILE, a text like the model's later input";
+    let text = "add --calibration FILE, a text like the model's later input, or --sample-calibration, with which the \
+                model writes one";
     match (config.quantization_type, config.needs_calibration()) {
         (QuantizationType::Static, _) => {
             format!("static quantization needs a text: {text}; without one, use --type weight-only --no-eval")
@@ -78,7 +112,9 @@ fn needs_text_because(config: &PtqConfig) -> String {
             format!("these options need a text: {text}; --method rtn with --observer min-max needs none")
         }
         (_, false) => {
-            format!("perplexities need a text: {text}, or --eval FILE; or leave them out with --no-eval")
+            "perplexities need a text: add --calibration FILE, a text like the model's later input, or --eval FILE; or \
+             leave them out with --no-eval"
+                .to_owned()
         }
     }
 }

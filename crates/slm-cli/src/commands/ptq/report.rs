@@ -43,6 +43,10 @@ pub(super) struct ReportInputs<'a> {
     /// The verdict; `None` if nothing was measured.
     pub(super) quality: Option<Quality>,
     pub(super) calibration_tokens: u64,
+    /// True if the float model wrote the calibration text.
+    pub(super) calibration_sampled: bool,
+    /// True if a calibration text would have affected the result.
+    pub(super) lacks_text: bool,
     pub(super) held_out: Option<&'a HeldOut>,
     pub(super) largest_tensor_bytes: u64,
     pub(super) peak_memory_bytes: Option<u64>,
@@ -75,6 +79,10 @@ pub(super) struct PtqResult {
     /// True if the rotation made the tied head a separate float tensor.
     pub(super) head_untied: bool,
     pub(super) calibration_tokens: u64,
+    /// True if the float model wrote the calibration text.
+    pub(super) calibration_sampled: bool,
+    #[serde(skip)]
+    pub(super) lacks_text: bool,
     /// Quantized layers, after the embedding if it is a separate quantized table.
     pub(super) layers: Vec<LayerResult>,
     /// Other schemes than the main one, each with the names of its layers or of the embedding.
@@ -217,6 +225,8 @@ impl PtqResult {
             not_rotated: inputs.transforms.reason().map(str::to_owned),
             head_untied: inputs.head_untied,
             calibration_tokens: inputs.calibration_tokens,
+            calibration_sampled: inputs.calibration_sampled,
+            lacks_text: inputs.lacks_text,
             layers: rows().map(|layer| LayerResult::new(layer, &kernels)).collect(),
             other_schemes: other_schemes(config.scheme, rows()),
             skipped: skipped.collect(),

@@ -3,17 +3,22 @@
 use std::fs;
 use std::path::Path;
 
-use slm_checkpoint::{sha256, sha256_of_file};
+use slm_checkpoint::{Checkpoint, sha256, sha256_of_file};
+use slm_model::{Sampler, SamplingOptions, Transformer};
 use slm_text::{Data, Tokenizer, split};
 
 use super::PtqArgs;
-use super::inputs::RunInputs;
+use super::inputs::{CalibrationSource, RunInputs};
 use crate::context::Context;
+use crate::drawing::{DEFAULT_BATCH_SIZE, Sizes, draw_sequences, first_token, text_of};
 use crate::error::{Error, Result};
 use crate::text::{Limit, Tokens, Windowing};
 
 /// Share of the calibration text that is held out if there is no other text.
 const HELD_OUT: f64 = 0.1;
+
+/// Maximum number of tokens in each sequence of a sampled text.
+const SAMPLED_LENGTH: usize = 512;
 
 /// The texts as token ids.
 #[derive(Default)]
@@ -57,7 +62,7 @@ impl TextReader<'_> {
         if settings.calibration.is_some() || settings.eval.is_some() {
             evaluation.check(if self.args.no_eval { 0 } else { self.windowing.len })?;
         }
-        match (&settings.calibration, &settings.eval) {
+        match (settings.calibration.as_ref().and_then(CalibrationSource::path), &settings.eval) {
             (Some(path), None) if !self.args.no_eval => return self.read_both(path),
             (Some(path), _) => {
                 let tokens = self.tokens(path, calibration.tokens)?;
@@ -72,6 +77,28 @@ impl TextReader<'_> {
             texts.held_out = Some(self.held_out(&tokens, path.display().to_string()));
         }
         Ok(texts)
+    }
+
+    /// Lets `model`, the float model of `checkpoint`, write the calibration text.
+    pub(super) fn sample(&self, checkpoint: &Checkpoint, model: &Transformer) -> Result<CalibrationText> {
+        let length = SAMPLED_LENGTH.min(model.config().max_position_embeddings);
+        let sequences = self.calibration_tokens.div_ceil(length);
+        let sizes = Sizes { sequences, length, batch_size: DEFAULT_BATCH_SIZE };
+        let options = SamplingOptions { temperature: 1.0, ..SamplingOptions::default() };
+        let sampler = |seed| Ok(Sampler::new(SamplingOptions { seed, ..options })?);
+        let sequences = draw_sequences(model, first_token(checkpoint)?, sizes, sampler, self.context)?;
+        // Tokens that the tokenizer would not make of the text are unusual in the model's input.
+        let text = text_of(&sequences, self.tokenizer)?;
+        let ids = self.tokenizer.encode_long(&text, self.calibration_tokens)?;
+        if ids.len() < self.windowing.len {
+            return Err(Error::Usage(format!(
+                "--sample-calibration: the model wrote {} tokens of text, fewer than a window of {}; use --calibration \
+                 FILE, or a smaller --window",
+                ids.len(),
+                self.windowing.len
+            )));
+        }
+        Ok(CalibrationText { ids, sha256: sha256(text.as_bytes()) })
     }
 
     fn calibration_limit(&self) -> Limit<'static> {

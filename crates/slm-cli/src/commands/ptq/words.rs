@@ -83,6 +83,13 @@ impl PtqResult {
                  embedding."
             ));
         }
+        if self.lacks_text {
+            remarks.push(
+                "Nothing was calibrated on a text. With one the model would keep more of its quality: --calibration \
+                 FILE, or --sample-calibration, with which the model writes one."
+                    .to_owned(),
+            );
+        }
         remarks
     }
 
@@ -90,6 +97,10 @@ impl PtqResult {
     fn changes(&self) -> String {
         let changes = self.transforms.and_then(transforms::in_words);
         let mut text = changes.unwrap_or_else(|| "unchanged".to_owned());
+        let equalized = self.transforms.is_some_and(|record| record.equalized_mlps.is_some());
+        if equalized && self.calibration_tokens == 0 {
+            text += " with rotated inputs taken as alike";
+        }
         if let Some(reason) = &self.not_rotated {
             text += &format!("; not rotated: {reason}");
         }
@@ -121,18 +132,22 @@ impl PtqResult {
         let weighted = self.observer == "weighted-mse";
         let over = match self.calibration_tokens {
             0 if weighted => " with rotated inputs taken as alike".to_owned(),
-            tokens if tokens > 0 && (weighted || self.method == "gptq") => format!(" over {tokens} tokens"),
+            tokens if tokens > 0 && (weighted || self.method == "gptq") => {
+                let whose = if self.calibration_sampled { " that the model wrote" } else { "" };
+                format!(" over {tokens} tokens{whose}")
+            }
             _ => String::new(),
         };
         let peak = self.peak_memory_bytes.map_or("not known here".to_owned(), table::bytes);
         let activations = match (&self.activation_observer, &self.activation_granularity) {
             (Some(observer), _) => {
                 let tokens = self.calibration_tokens;
+                let whose = if self.calibration_sampled { " that the model wrote" } else { "" };
                 let dynamic = match self.dynamic_inputs.len() {
                     0 => String::new(),
                     count => format!("; dynamic in {count} of {} layers", self.layers.len()),
                 };
-                format!("8-bit static, {observer} over {tokens} tokens{dynamic}")
+                format!("8-bit static, {observer} over {tokens} tokens{whose}{dynamic}")
             }
             (None, Some(granularity)) => format!("8-bit dynamic, one scale per {granularity}"),
             (None, None) => "float (weight-only)".to_owned(),
