@@ -71,6 +71,74 @@ fn documented_perplexities_of_stories260k_are_those_of_the_program() {
     }
 }
 
+/// The rows of a CSV file under `docs/measurements`, each with its values by the names of the columns.
+fn recorded(name: &str) -> Vec<BTreeMap<String, String>> {
+    let file = std::fs::read_to_string(format!("../docs/measurements/{name}.csv")).unwrap();
+    let mut lines = file.lines().map(|line| line.split(',').map(str::to_owned));
+    let columns: Vec<String> = lines.next().unwrap().collect();
+    lines.map(|values| columns.iter().cloned().zip(values).collect()).collect()
+}
+
+#[test]
+fn documented_figures_of_smollm2_are_those_of_the_data_files() {
+    let page = std::fs::read_to_string("../docs/quantization.md").unwrap();
+    let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
+    for row in recorded("smollm2") {
+        let [float, found] = ["perplexity_float", "perplexity"].map(|column| number(&row, column));
+        let options = match row["options"].as_str() {
+            // Prose.
+            "--type weight-only --rotate off --observer mse" => {
+                assert!(page.contains(&format!("{found:.2} with `mse`")), "the page lacks {row:?}");
+                continue;
+            }
+            "" => "none: INT8 tensor, static".to_owned(),
+            options => format!("`{options}`"),
+        };
+        let text = match row["calibration"].as_str() {
+            "text" => "",
+            "no-text" => ", without a text",
+            _ => ", with a text that the model wrote",
+        };
+        let tokens: usize = row["tokens"].parse().unwrap();
+        let (thousands, rest) = (tokens / 1000, tokens % 1000);
+        let change = (found / float - 1.0) * 100.0;
+        let line = format!(
+            "| {options}{text} | {thousands},{rest:03} | {float:.3} | {found:.3} | {change:+.1} % |\n"
+        );
+        assert!(page.contains(&line), "the page lacks {line}");
+    }
+    for row in recorded("observers") {
+        let figures = match row["options"].as_str() {
+            "float" => format!("FP32 {:.2}", number(&row, "perplexity")),
+            options if options.contains("--bits 4") => cell(number(&row, "perplexity")),
+            _ => format!("| {:.4} ", number(&row, "kl_mean")),
+        };
+        assert!(page.contains(&figures), "the page lacks {figures} of {row:?}");
+    }
+    for row in recorded("sizes") {
+        let bytes = number(&row, "bytes");
+        let share = bytes / number(&row, "bytes_of_weights_in_bf16");
+        let digits = format!("{bytes:09}");
+        let line = format!(
+            "| `{}` | {},{},{} | {share:.3}x |\n",
+            row["options"],
+            digits[..3].trim_start_matches('0'),
+            &digits[3..6],
+            &digits[6..]
+        );
+        assert!(page.contains(&line), "the page lacks {line}");
+    }
+}
+
+/// A perplexity with three significant digits, as a cell of a table.
+fn cell(perplexity: f64) -> String {
+    match perplexity {
+        ..100.0 => format!("| {perplexity:.1} "),
+        100.0..10_000.0 => format!("| {perplexity:.0} "),
+        _ => format!("| {perplexity:.0e} "),
+    }
+}
+
 /// Runs `docs/measurements/llama-cpp` on the shipped model, with shorter windows. With float inputs both programs compute the
 /// same losses; a second run measures nothing again.
 #[test]
