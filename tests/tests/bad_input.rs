@@ -415,6 +415,9 @@ fn an_output_that_exists_is_refused_at_once() {
         ("sensitivity --checkpoint none --data none", "--html page.html"),
         ("compare none none --data none", "--html page.html"),
         ("inspect none", "--html page.html"),
+        ("train --config none --data none", "--out mine"),
+        ("qat --config none --checkpoint none --data none", "--out mine"),
+        ("finetune --checkpoint none --data none", "--out mine"),
     ];
     let others = others.map(|(line, out)| (line.to_owned(), out));
     for (line, out) in exports.into_iter().chain(others) {

@@ -205,6 +205,12 @@ fn a_measurement_on_the_calibration_text_says_so() {
             }
         }
     }
+    let run = "--set training.batch_size=1 --set training.sequence_length=16";
+    sandbox
+        .slm(&format!("finetune --checkpoint int8 --data other.txt --steps 1 --out tuned {run}"))
+        .success();
+    let shown = sandbox.slm("eval --checkpoint tuned --data other.txt --max-tokens 512").success().stdout;
+    assert!(shown.contains("warning: tuned was trained on other.txt, and may look better"), "{shown}");
     let json = sandbox.slm("eval --checkpoint int8 --data text.txt --max-tokens 512 --json").json();
     assert!(json["warning"].as_str().unwrap().contains("text.txt"), "{json}");
     let json = sandbox.slm("compare model int8 --data other.txt --json").json();

@@ -126,6 +126,12 @@ fn reports_fit() {
     run(&sandbox, "eval --checkpoint int8 --data text.txt --max-tokens 1024 --window 128 --stride 64");
     let shown = run(&sandbox, "generate --checkpoint int8 --prompt Tom --max-new-tokens 3 --ignore-eos");
     shown.position("[cut after 3 tokens; --max-new-tokens allows more]");
+    let story = "generate --checkpoint int8 --prompt Tom --max-new-tokens 120 --ignore-eos";
+    let shown = run(&sandbox, story);
+    let piped = sandbox.slm(story).success().stdout;
+    let text = shown.lines[shown.position("Tom ")..shown.position("[cut after")].join(" ");
+    assert!(piped.lines().any(|line| line.len() > 100), "{piped}");
+    assert_eq!(text.split_whitespace().collect::<Vec<_>>(), piped.split_whitespace().collect::<Vec<_>>());
     let shown = run(
         &sandbox,
         "eval --checkpoint stories --checkpoint int8 --checkpoint int4 --data text.txt --max-tokens 512",

@@ -260,6 +260,11 @@ impl Checkpoint {
         outcomes.into_iter().collect()
     }
 
+    /// Returns the size of all tensors in bytes.
+    pub fn weight_bytes(&self) -> u64 {
+        self.tensor_names().iter().filter_map(|name| self.weights.byte_size(name)).sum()
+    }
+
     /// Returns the flag that stops reading its files.
     pub fn stop(&self) -> &StopFlag {
         self.weights.stop()

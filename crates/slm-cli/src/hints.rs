@@ -25,8 +25,8 @@ const COMMANDS: [Names; 16] = [
     ("bench", &["benchmark", "speed", "llama-bench"]),
 ];
 
-/// Options by their names in other programs.
-const OPTIONS: [Names; 15] = [
+/// Options by their names in other programs, with a value if the name implies one.
+const OPTIONS: [Names; 22] = [
     ("--checkpoint", &["--model", "-m", "--model-path", "--model-dir", "--ckpt", "--path"]),
     ("--data", &["--text", "--input", "-i", "--dataset", "--file", "-f", "--text-file"]),
     ("--calibration", &["--data", "--calib", "--calibration-data", "--dataset", "--text", "--imatrix"]),
@@ -51,13 +51,20 @@ const OPTIONS: [Names; 15] = [
     ("--max-tokens", &["--tokens", "--limit", "-n", "--max-length"]),
     ("--window", &["--ctx-size", "-c", "--context", "--seq-len", "--stride", "--max-seq-len"]),
     ("--temperature", &["--temp", "-t"]),
-    (
-        "--granularity",
-        &["--group-size", "-g", "--per-channel", "--per-tensor", "--q-group-size", "--group", "--groupsize"],
-    ),
-    ("--bits", &["--wbits", "--w-bit", "--w_bit", "-b", "--int8", "--int4", "--4bit", "--8bit"]),
-    ("--method", &["--gptq", "--rtn", "--rounding", "--algorithm"]),
+    (GROUPS, &["--group-size", "-g", "--q-group-size", "--group", "--groups", "--groupsize"]),
+    ("--granularity channel", &["--per-channel", "--per-row"]),
+    ("--granularity tensor", &["--per-tensor"]),
+    ("--bits", &["--wbits", "--w-bit", "--w_bit", "-b", "--dtype", "--precision"]),
+    ("--bits 4", &["--int4", "--4bit", "--4-bit", "--load-in-4bit"]),
+    ("--bits 8", &["--int8", "--8bit", "--8-bit", "--load-in-8bit"]),
+    ("--method", &["--rounding", "--algorithm"]),
+    ("--method gptq", &["--gptq"]),
+    ("--method awq", &["--awq"]),
+    ("--method rtn", &["--rtn"]),
 ];
+
+/// The option for groups of weights, with the size of groups of GGUF.
+const GROUPS: &str = "--granularity group:32";
 
 /// Options, and their values by the names in other programs.
 const VALUES: [(&str, &[Names]); 2] = [
@@ -120,7 +127,9 @@ pub(crate) fn improved(mut error: clap::Error, arguments: &[String]) -> clap::Er
                 error.insert(ContextKind::SuggestedArg, value);
             }
             if let Some(option) = named(&OPTIONS, found, |option| is_option_of(arguments, option)) {
-                error.insert(ContextKind::SuggestedArg, ContextValue::String(option.to_owned()));
+                let size = value_of(arguments, found).filter(|_| option == GROUPS);
+                let option = size.map_or_else(|| option.to_owned(), |size| GROUPS.replace("32", size));
+                error.insert(ContextKind::SuggestedArg, ContextValue::String(option));
                 // clap's own advice to escape an argument that looks like an option.
                 error.remove(ContextKind::Suggested);
             }
@@ -183,11 +192,21 @@ pub(crate) fn example(arguments: &[String]) -> Option<String> {
     None
 }
 
-/// Returns `true` if the command in `arguments` has the option.
+/// Returns the number that `option` has in `arguments`, as in `--group 32` or `--group=32`.
+fn value_of<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument.split('=').next() == Some(option))?;
+    let value = match arguments[at].split_once('=') {
+        Some((_, value)) => value,
+        None => arguments.get(at + 1)?,
+    };
+    value.parse::<u32>().is_ok().then_some(value)
+}
+
+/// Returns `true` if the command in `arguments` has the option, which may be followed by a value.
 fn is_option_of(arguments: &[String], option: &str) -> bool {
     let program = Arguments::command();
     let command = arguments.iter().find_map(|argument| program.find_subcommand(argument));
-    let name = option.trim_start_matches('-');
+    let name = option.split(' ').next().unwrap_or(option).trim_start_matches('-');
     command.is_some_and(|command| command.get_arguments().any(|argument| argument.get_long() == Some(name)))
 }
 
@@ -220,6 +239,13 @@ mod tests {
             ("export m --out x --format llama.cpp", Some("'gguf'")),
             ("ptq --device cuda", Some("'wgpu'")),
             ("ptq --device safetensors", None),
+            ("ptq --group 64", Some("'--granularity group:64'")),
+            ("ptq --group-size=128", Some("'--granularity group:128'")),
+            ("ptq --groups", Some("'--granularity group:32'")),
+            ("ptq --per-channel", Some("'--granularity channel'")),
+            ("ptq --int4", Some("'--bits 4'")),
+            ("ptq --dtype int4", Some("'--bits'")),
+            ("eval --checkpoint x --data y --ctx-size 64", Some("'--window'")),
             ("evl", Some("'eval'")),
             ("quantize", Some("'ptq'")),
             ("nope", None),

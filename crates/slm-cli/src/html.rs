@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::out_file::OutFile;
 use crate::output::Output;
+use crate::table;
 
 pub(crate) use layers::{FloatWeights, input_ranges, layers};
 pub(crate) use svg::{Mark, Point, depth, scatter};
@@ -187,6 +188,12 @@ impl Table {
 }
 
 impl Chart {
+    /// Creates a chart of sizes in bytes.
+    pub(crate) fn of_sizes(bars: &[(&str, u64)]) -> Self {
+        let bar = |(label, size): &(&str, u64)| ((*label).to_owned(), *size as f64, table::bytes(*size));
+        Self::new("Size", "", bars.iter().map(bar).collect())
+    }
+
     /// Creates a chart of perplexities on a text, each with its change from the first one.
     pub(crate) fn of_perplexities(measured_on: &str, bars: &[(&str, f64)]) -> Self {
         let first = bars.first().map_or(f64::NAN, |bar| bar.1);

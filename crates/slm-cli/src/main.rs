@@ -4,7 +4,6 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod args;
-mod calibrated_on;
 mod chat_setup;
 mod command_line;
 mod commands;
@@ -30,6 +29,7 @@ mod out_file;
 mod output;
 mod progress;
 mod remedies;
+mod seen_text;
 mod shipped;
 mod signals;
 mod table;
@@ -37,6 +37,7 @@ mod terminal;
 mod terminal_mode;
 mod text;
 mod transforms;
+mod word_wrap;
 mod words;
 mod workers;
 

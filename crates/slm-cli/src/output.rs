@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::terminal::{stdout_width, wrapped};
+use crate::word_wrap::WordWrap;
 
 pub(crate) struct Output {
     json: bool,
@@ -50,6 +51,11 @@ impl Output {
         if self.quiet { Ok(()) } else { self.stream(&format!("{text}\n")) }
     }
 
+    /// Begins a text that arrives in pieces.
+    pub(crate) fn typing(&self) -> Typing<'_> {
+        Typing { output: self, wrap: self.width.map(WordWrap::new) }
+    }
+
     /// Prints part of a line immediately; does nothing in JSON mode.
     pub(crate) fn stream(&self, text: &str) -> Result<()> {
         if self.json { Ok(()) } else { write_stdout(text) }
@@ -86,6 +92,28 @@ impl Output {
         }
         let error = json!({"kind": kind, "message": message, "exit_code": exit_code});
         self.result(&json!({ "error": error }))
+    }
+}
+
+/// A text that is printed as it arrives, wrapped at words on a terminal; prints nothing in JSON mode.
+pub(crate) struct Typing<'a> {
+    output: &'a Output,
+    wrap: Option<WordWrap>,
+}
+
+impl Typing<'_> {
+    /// Prints the next piece. On a terminal, the last word follows with the next piece.
+    pub(crate) fn push(&mut self, piece: &str) -> Result<()> {
+        match &mut self.wrap {
+            Some(wrap) => self.output.stream(&wrap.push(piece)),
+            None => self.output.stream(piece),
+        }
+    }
+
+    /// Prints what was held back, and ends the line.
+    pub(crate) fn finish(self) -> Result<()> {
+        let rest = self.wrap.map(WordWrap::finish).unwrap_or_default();
+        self.output.stream(&(rest + "\n"))
     }
 }
 

@@ -50,6 +50,12 @@ impl Progress {
         self.styled(what, from, Some(total), "{prefix} [{bar:10}] {pos}/{len} (eta {left}) {wide_msg}")
     }
 
+    /// Creates a bar for the bytes of a file, which shows their share.
+    pub(crate) fn bytes(&self, what: &str, total: u64) -> ProgressBar {
+        let template = "{prefix} [{bar:24}] {percent} % {elapsed} (eta {left})";
+        self.styled(what, 0, Some(usize::try_from(total).unwrap_or(usize::MAX)), template)
+    }
+
     /// Creates a spinner for work of unknown length. It ends with [`ProgressBar::finish_and_clear`].
     pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
         self.styled(what, 0, None, "{prefix} {spinner} {elapsed}")

@@ -115,11 +115,17 @@ impl Tokens {
         context: &Context,
     ) -> Result<Self> {
         let start = std::time::Instant::now();
-        let _spinner = context.progress.spinner("reading the text");
+        // Standard input and other pipes have no size.
+        let size = std::fs::metadata(path).map_or(0, |file| file.len());
+        let bar = match size {
+            0 => context.progress.spinner("reading the text"),
+            size => context.progress.bytes("reading the text", size),
+        };
         let _waiting = context.interrupt.while_reading(path);
         let tokens = match Data::open(path)? {
             Data::Text(reader) => {
-                let encoded = reader.encode(tokenizer, limit)?;
+                let encoded =
+                    reader.encode_watched(tokenizer, limit, &mut |read| bar.set_position(read as u64))?;
                 Self { sequences: vec![encoded.ids], text_bytes: Some(encoded.bytes) }
             }
             Data::Ids(ids) => {
@@ -127,6 +133,7 @@ impl Tokens {
                 Self::of(ids).limited(limit)
             }
         };
+        bar.finish_and_clear();
         tracing::info!(
             "{}: {} tokens read in {:.2} s",
             path.display(),

@@ -271,7 +271,12 @@ impl Request {
 impl ChatMessage {
     fn text(self) -> Result<slm_chat::Message, ApiError> {
         let content = match self.content {
-            None => String::new(),
+            // An answer that consists of calls of tools has none.
+            None if self.role == "assistant" => String::new(),
+            None => {
+                let message = format!("the message of role {:?} has no content; give it a text", self.role);
+                return Err(ApiError::invalid("messages", message));
+            }
             Some(Content::Text(text)) => text,
             Some(Content::Parts(parts)) => {
                 let mut all = String::new();
@@ -380,6 +385,8 @@ mod tests {
     fn wrong_fields_are_named() {
         for (fields, param) in [
             (json!({"messages": []}), "messages"),
+            (json!({"messages": [{"role": "user"}]}), "messages"),
+            (json!({"messages": [{"role": "system", "content": null}]}), "messages"),
             (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages"),
             (json!({"tools": [{}]}), "tools"),
             (json!({"response_format": {"type": "json_object"}}), "response_format"),

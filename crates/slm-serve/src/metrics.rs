@@ -44,20 +44,28 @@ impl Metrics {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
-        one("slm_prompt_tokens_total", "counter", "Tokens of prompts.", get(&self.prompt_tokens));
-        one("slm_generated_tokens_total", "counter", "New tokens.", get(&self.new_tokens));
+        one("slm_prompt_tokens_total", "counter", "Prompt tokens that were read.", get(&self.prompt_tokens));
+        one("slm_generated_tokens_total", "counter", "Tokens that were generated.", get(&self.new_tokens));
         one(
             "slm_abandoned_requests_total",
             "counter",
-            "Requests whose client went away.",
+            "Requests whose client disconnected.",
             get(&self.abandoned),
         );
-        one("slm_steps_total", "counter", "Passes through the model.", get(&self.steps));
-        one("slm_step_seconds_total", "counter", "Time spent in them.", get(&self.step_nanos) / 1e9);
-        one("slm_requests_waiting", "gauge", "Requests that wait for a place.", get(&self.waiting));
-        one("slm_requests_running", "gauge", "Requests that are decoded.", get(&self.running));
+        one("slm_steps_total", "counter", "Decoding steps.", get(&self.steps));
+        one(
+            "slm_step_seconds_total",
+            "counter",
+            "Time spent in decoding steps, in seconds.",
+            get(&self.step_nanos) / 1e9,
+        );
+        one("slm_requests_waiting", "gauge", "Requests in the queue.", get(&self.waiting));
+        one("slm_requests_running", "gauge", "Requests being answered.", get(&self.running));
         one("slm_connections", "gauge", "Open connections.", get(&self.connections));
-        let _ = writeln!(text, "# HELP slm_responses_total Answers.\n# TYPE slm_responses_total counter");
+        let _ = writeln!(
+            text,
+            "# HELP slm_responses_total HTTP responses by path and status.\n# TYPE slm_responses_total counter"
+        );
         for ((path, status), count) in self.responses.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = writeln!(text, "slm_responses_total{{path=\"{path}\",status=\"{status}\"}} {count}");
         }

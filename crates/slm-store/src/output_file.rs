@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::lock::{resolve, unwritable};
+use crate::lock::{OutputLock, resolve, unwritable};
 use crate::shown_as::ShownAs;
 use crate::{Error, Result, manifest};
 
@@ -14,16 +14,17 @@ use crate::{Error, Result, manifest};
 const NAME: &str = "out";
 
 /// A file that is written in a temporary directory next to its target, and moved there when it is complete. If it is
-/// dropped before that, it leaves nothing behind.
+/// dropped before that, it leaves nothing behind; what a killed program leaves, the next writer of the file removes. While it
+/// is alive, no other process writes the file.
 #[derive(Debug)]
 pub struct OutputFile {
     /// The output as the caller asked for it.
     target: PathBuf,
-    /// Its place, which is elsewhere if `target` is a link.
-    place: PathBuf,
     dir: TempDir,
     /// Lets errors name the target.
     _shown: ShownAs,
+    /// The lock of the place of the output, which is elsewhere if `target` is a link.
+    lock: OutputLock,
 }
 
 impl OutputFile {
@@ -32,7 +33,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// [`Error::OutputExists`], [`Error::OutputNotOurs`] for a directory, a device or a file of a checkpoint,
-    /// [`Error::OutputUnwritable`].
+    /// [`Error::OutputLocked`], [`Error::OutputUnwritable`].
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
         let not_ours =
             |reason: &str| Err(Error::OutputNotOurs { path: target.to_owned(), reason: reason.to_owned() });
@@ -56,9 +57,13 @@ impl OutputFile {
                 io::Error::new(ErrorKind::NotFound, format!("there is no directory {}", asked.display()));
             return Err(Error::OutputUnwritable { path: target.to_owned(), source });
         }
-        let dir = tempfile::Builder::new().prefix(".slm-").tempdir_in(parent).map_err(unwritable(target))?;
+        let lock = OutputLock::take(target)?;
+        let dir = tempfile::Builder::new()
+            .prefix(&lock.partial_prefix())
+            .tempdir_in(lock.parent())
+            .map_err(unwritable(target))?;
         let shown = ShownAs::new(dir.path().join(NAME), target);
-        Ok(Self { target: target.to_owned(), place, dir, _shown: shown })
+        Ok(Self { target: target.to_owned(), dir, _shown: shown, lock })
     }
 
     /// Path to write to, where nothing exists yet.
@@ -75,7 +80,7 @@ impl OutputFile {
         File::open(&path)
             .and_then(|file| file.sync_all())
             .map_err(Error::io(&self.target, "write to the disk"))?;
-        fs::rename(&path, &self.place).map_err(Error::io(&self.target, "create"))?;
+        fs::rename(&path, self.lock.target()).map_err(Error::io(&self.target, "create"))?;
         Ok(self.target)
     }
 }
@@ -116,6 +121,19 @@ mod tests {
         drop(OutputFile::create(&target, true).unwrap());
         assert_eq!(fs::read(&target).unwrap(), b"third");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "dropped, it leaves nothing");
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out.gguf");
+        let killed = OutputFile::create(&target, false).unwrap();
+        fs::write(killed.path(), "a part").unwrap();
+        std::mem::forget(killed.dir);
+        drop((killed.lock, killed._shown));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        drop(OutputFile::create(&target, false).unwrap());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -4,6 +4,8 @@ mod input;
 mod partner;
 mod request;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -156,10 +158,21 @@ impl Conversation {
         self.system.iter().map(Message::system).chain(self.turns.iter().cloned()).collect()
     }
 
-    /// Writes the messages as JSON. The file appears complete or not at all.
+    /// Writes the messages as JSON. The file appears complete or not at all, and replaces only another conversation.
     fn save(&self, path: &Path) -> Result<()> {
+        if path.is_file() && !is_conversation(path) {
+            let detail = "already exists, and is not a conversation that /save wrote; choose another name";
+            return Err(Error::file(path, detail));
+        }
         let file = OutFile::of_option("/save", path, true)?;
         let messages = json!({ "messages": self.messages() });
         file.write(format!("{messages:#}\n"))
     }
+}
+
+/// Returns `true` if a file is a saved conversation, by its first bytes.
+fn is_conversation(path: &Path) -> bool {
+    let mut start = [0; 16];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start));
+    read.is_ok_and(|read| start[..read].starts_with(b"{\n  \"messages\":"))
 }

@@ -12,14 +12,14 @@ use slm_checkpoint::{Checkpoint, TransformRecord};
 use slm_model::{TensorSource, Transformer, window_logits};
 use slm_ptq::{ChannelFactors, LayerComparison, TransformedSource, Transforms};
 
-use crate::calibrated_on;
 use crate::commands::ptq::grade;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
 use crate::json::{number, optional_number};
 use crate::limits::DIFFERENT;
-use crate::table::{Ranking, Row, TableArgs};
+use crate::seen_text;
+use crate::table::{self, Ranking, Row, TableArgs};
 use crate::text::{Limit, Tokens, WindowArgs, tokenizer};
 
 /// Compare two checkpoints layer by layer on a text.
@@ -54,6 +54,9 @@ pub(crate) struct CompareArgs {
 
 #[derive(Serialize)]
 struct CompareResult {
+    /// Size in bytes of all tensors of A, and of B.
+    weight_bytes_a: u64,
+    weight_bytes_b: u64,
     tokens: usize,
     perplexity_a: f64,
     perplexity_b: f64,
@@ -126,10 +129,11 @@ pub(crate) fn run(args: &CompareArgs, context: &Context) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let mut result = result(predictions, layers, comparable);
+    let sizes = [checkpoint_a.weight_bytes(), checkpoint_b.weight_bytes()];
+    let mut result = result(sizes, predictions, layers, comparable);
     for checkpoint in [&checkpoint_b, &checkpoint_a] {
         if result.warning.is_none() {
-            result.warning = calibrated_on::warning(checkpoint, [&*args.data])?;
+            result.warning = seen_text::warning(checkpoint, [&*args.data])?;
         }
     }
     say(&result, args, context)?;
@@ -191,7 +195,12 @@ fn untie_like_each_other(a: &mut Transformer, b: &mut Transformer) {
     }
 }
 
-fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -> CompareResult {
+fn result(
+    [weight_bytes_a, weight_bytes_b]: [u64; 2],
+    predictions: Predictions,
+    layers: LayerComparison,
+    comparable: bool,
+) -> CompareResult {
     let scored = predictions.scored as f64;
     let layers = layers.finish().into_iter().map(|layer| LayerResult {
         sqnr_db: layer.error.sqnr_db(),
@@ -202,6 +211,8 @@ fn result(predictions: Predictions, layers: LayerComparison, comparable: bool) -
         name: layer.name,
     });
     CompareResult {
+        weight_bytes_a,
+        weight_bytes_b,
         tokens: predictions.scored,
         perplexity_a: (predictions.nll_a / scored).exp(),
         perplexity_b: (predictions.nll_b / scored).exp(),
@@ -245,11 +256,15 @@ fn summary(result: &CompareResult, args: &CompareArgs) -> String {
     format!(
         "A                 {}\n\
          B                 {}\n\
+         weights           {} (A), {} (B, {:.4}x)\n\
          perplexity        {:.4} (A), {:.4} (B, {:+.2} %)\n\
          measured on       {} tokens of {}\n\
          logits            differ by {:.4} at most{depth}",
         args.dir_a.display(),
         args.dir_b.display(),
+        table::bytes(result.weight_bytes_a),
+        table::bytes(result.weight_bytes_b),
+        result.weight_bytes_b as f64 / result.weight_bytes_a.max(1) as f64,
         result.perplexity_a,
         result.perplexity_b,
         result.rise() * 100.0,
@@ -367,6 +382,8 @@ mod tests {
     fn a_verdict_sees_what_perplexity_does_not() {
         let verdict = |perplexity_b: f64, kl_divergence: f64| {
             let result = CompareResult {
+                weight_bytes_a: 4,
+                weight_bytes_b: 1,
                 tokens: 100,
                 perplexity_a: 20.0,
                 perplexity_b,

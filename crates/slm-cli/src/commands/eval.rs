@@ -20,10 +20,10 @@ use slm_model::{
 use self::bits::{TextLength, bits_per_byte};
 use self::choices::ChoicesResult;
 use self::reference::Reference;
-use crate::calibrated_on;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::html::HtmlArgs;
+use crate::seen_text;
 use crate::table::TableArgs;
 use crate::text::{Limit, Tokens, WindowArgs, Windowing, evaluate_with_progress, tokenizer};
 
@@ -81,6 +81,10 @@ pub(crate) struct EvalArgs {
 
 #[derive(Serialize)]
 struct EvalResult {
+    /// Size in bytes of all tensors of the checkpoint, and of the reference.
+    weight_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight_bytes_reference: Option<u64>,
     /// Perplexity over all texts, as are the fields below; `None` without a text.
     perplexity: Option<f64>,
     /// Mean negative log-likelihood in nats per token.
@@ -186,7 +190,7 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
             "--stride {stride}: windows of {window} tokens take a stride of 1 to {window}"
         )));
     }
-    let warning = calibrated_on::warning(checkpoint, args.data.iter().map(PathBuf::as_path))?;
+    let warning = seen_text::warning(checkpoint, args.data.iter().map(PathBuf::as_path))?;
     let tokenizer = tokenizer(checkpoint)?;
     let limit = Limit { option: "--max-tokens", tokens: args.max_tokens.unwrap_or(usize::MAX) };
     let texts = args.data.iter().map(|path| {
@@ -222,6 +226,8 @@ fn measure(args: &EvalArgs, checkpoint: &Checkpoint, context: &Context) -> Resul
         (sum(|text| text.tokens), results.iter().map(|text| text.total_nll).sum::<f64>());
     let nll = (tokens > 0).then(|| total_nll / tokens as f64);
     Ok(EvalResult {
+        weight_bytes: checkpoint.weight_bytes(),
+        weight_bytes_reference: reference.as_ref().map(Reference::weight_bytes),
         perplexity: nll.map(f64::exp),
         nll,
         bits_per_byte: bits_per_byte(

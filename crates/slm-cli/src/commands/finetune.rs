@@ -103,7 +103,7 @@ warmup_steps = 20
 
 pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
-    args.run.output.check()?;
+    let _reserved = args.run.output.reserve()?;
     let start = context.open_checkpoint(&args.checkpoint)?;
     let config = config(args, &start)?;
     let (steps, precision) = (config.training.steps, config.training.precision);
@@ -157,7 +157,7 @@ pub(crate) fn run(args: &FinetuneArgs, context: &Context) -> Result<()> {
             memory.total, memory.weights, memory.residual, memory.optimizer, memory.float_total
         ))?;
     }
-    args.run.output.html.write(&context.output, || result.page())?;
+    args.run.output.html.write(&context.output, || result.page(context))?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
@@ -181,7 +181,7 @@ impl FinetuneResult {
         format!("{grade}: perplexity {after:.4} after training, {before:.4} before {measured}{remedy}")
     }
 
-    fn page(&self) -> Result<Page> {
+    fn page(&self, context: &Context) -> Result<Page> {
         let mut facts = vec![
             fact("steps", format!("{} of {}", self.step, self.steps)),
             precision_fact(self.precision),
@@ -200,7 +200,7 @@ impl FinetuneResult {
                 .collect(),
             measured_on: &self.evaluated_on,
         }
-        .page()
+        .page(context)
     }
 }
 

@@ -84,8 +84,10 @@ pub(crate) fn run(args: &GenerateArgs, context: &Context) -> Result<()> {
 
 /// Continues one text, printing it as it is generated.
 fn one(continuer: &mut Continuer<'_>, request: &Request, context: &Context) -> Result<()> {
-    let result = continuer.run(request, context, |text| context.output.stream(text))?;
-    context.output.headline("")?;
+    let mut typing = context.output.typing();
+    let result = continuer.run(request, context, |text| typing.push(text))?;
+    typing.finish()?;
+    result.log();
     if result.stop == "context_full" {
         tracing::warn!("stopped: the model's {} positions are full", continuer.positions());
     }
@@ -101,6 +103,7 @@ fn several(continuer: &mut Continuer<'_>, requests: &[Request], context: &Contex
     let bar = context.progress.bar("generating", requests.len());
     for request in requests {
         let result = continuer.run(request, context, |_| Ok(()))?;
+        result.log();
         // A terminal shows both the bar and the lines.
         bar.suspend(|| context.output.json_line(&result))?;
         bar.inc(1);

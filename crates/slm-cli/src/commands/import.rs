@@ -133,8 +133,8 @@ pub(crate) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
 
 fn import(args: &ImportArgs, is_llama2c: bool, context: &Context) -> Result<ImportReport> {
     let (source, out) = (&*args.source, &*args.out);
-    // Before the source is read, which takes its time.
-    drop(reserve_output(out, args.overwrite)?);
+    // Reserved before the source is read, which takes its time.
+    let _reserved = reserve_output(out, args.overwrite)?;
     let options = ImportOptions {
         dequantize: args.dequantize,
         dynamic: is_dynamic(args)?,

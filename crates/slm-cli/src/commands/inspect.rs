@@ -49,6 +49,6 @@ pub(crate) fn run(args: &InspectArgs, context: &Context) -> Result<()> {
     let view = CheckpointView::new(&checkpoint);
     let tensors = args.tensors || context.output.width().is_none();
     view.say(tensors, args.tables, context)?;
-    args.html.write(&context.output, || page::page(&checkpoint))?;
+    args.html.write(&context.output, || page::page(&checkpoint, context))?;
     context.output.result(&view)
 }

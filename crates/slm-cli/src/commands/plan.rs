@@ -112,8 +112,8 @@ struct Measured {
 
 pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
     let start = Instant::now();
-    // Before the measurements, which take minutes.
-    args.file()?;
+    // Reserved before the measurements, which take minutes.
+    let file = args.file()?;
     let checkpoint = context.open_checkpoint(&args.checkpoint)?;
     checkpoint.require_float()?;
     let mut config = sensitivity_config(&args.scheme)?;
@@ -205,7 +205,7 @@ pub(crate) fn run(args: &PlanArgs, context: &Context) -> Result<()> {
             config: section(&config, &rules),
             seconds: start.elapsed().as_secs_f64(),
         };
-        say(&result, args, context)?;
+        say(&result, args, file, context)?;
         context.output.result(&result)
     })
 }
@@ -253,7 +253,12 @@ fn section(config: &PtqConfig, rules: &[LayerRule]) -> String {
     text
 }
 
-fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
+fn say(
+    result: &PlanResult,
+    args: &PlanArgs,
+    file: Option<(&Path, OutFile)>,
+    context: &Context,
+) -> Result<()> {
     let output = &context.output;
     output.headline(format!(
         "{} of {}: the predictions move by {:.6} nats (KL divergence)",
@@ -294,7 +299,7 @@ fn say(result: &PlanResult, args: &PlanArgs, context: &Context) -> Result<()> {
         ),
     };
     args.tables.show(ranking, output)?;
-    match args.file()? {
+    match file {
         Some((path, file)) => {
             file.write(&result.config)?;
             output.say(format!(

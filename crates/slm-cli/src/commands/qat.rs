@@ -82,7 +82,7 @@ struct QatResult {
 
 pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
     let clock = Instant::now();
-    args.run.output.check()?;
+    let _reserved = args.run.output.reserve()?;
     let open = |dir: &Option<PathBuf>| dir.as_ref().map(|dir| context.open_checkpoint(dir)).transpose();
     let (checkpoint, teacher) = (open(&args.checkpoint)?, open(&args.teacher)?);
     let start = Start { checkpoint: checkpoint.as_ref(), teacher: teacher.as_ref() };
@@ -169,13 +169,13 @@ pub(crate) fn run(args: &QatArgs, context: &Context) -> Result<()> {
         context.output.headline(&headline)?;
     }
     result.seconds = clock.elapsed().as_secs_f64();
-    args.run.output.html.write(&context.output, || result.page(&headline))?;
+    args.run.output.html.write(&context.output, || result.page(&headline, context))?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
 
 impl QatResult {
-    fn page(&self, headline: &str) -> Result<Page> {
+    fn page(&self, headline: &str, context: &Context) -> Result<Page> {
         let quality = [
             ("float", self.perplexity_float),
             ("post-training quantization", self.perplexity_ptq),
@@ -195,7 +195,7 @@ impl QatResult {
             quality: quality.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
             measured_on: &self.evaluated_on,
         }
-        .page()
+        .page(context)
     }
 }
 

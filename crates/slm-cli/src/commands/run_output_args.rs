@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use slm_train::{Setting, Start, Trainer, TrainingConfig};
+use slm_checkpoint::{OutputLock, reserve_output};
+use slm_train::{Setting, Start, Trainer, TrainingConfig, run_progress};
 
 use super::run_args::Data;
 use crate::commands::setting_args::SettingArgs;
@@ -30,13 +31,26 @@ pub(super) struct RunOutputArgs {
 }
 
 impl RunOutputArgs {
-    /// Checks that there is a run to resume, if requested, and that the page can be written.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Reserves the output before anything is read, and checks that the page can be written. A run to resume must exist.
+    pub(super) fn reserve(&self) -> Result<Option<OutputLock>> {
         self.html.prepare()?;
-        if self.resume && !self.out.exists() {
-            return Err(Error::file(&self.out, "there is no run to resume; start it without --resume"));
+        if !self.resume {
+            return self.reserve_new().map(Some);
         }
-        Ok(())
+        if self.out.exists() {
+            return Ok(None);
+        }
+        Err(Error::file(&self.out, "there is no run to resume; start it without --resume"))
+    }
+
+    fn reserve_new(&self) -> Result<OutputLock> {
+        reserve_output(&self.out, self.overwrite).map_err(|error| match run_progress(&self.out) {
+            Some(run) if !self.overwrite && run.is_unfinished() => {
+                slm_train::Error::UnfinishedRun { dir: self.out.clone(), step: run.step, steps: run.steps }
+                    .into()
+            }
+            _ => error.into(),
+        })
     }
 
     /// Values that override the config.

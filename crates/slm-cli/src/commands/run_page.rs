@@ -6,6 +6,7 @@ use slm_checkpoint::Checkpoint;
 use slm_train::Precision;
 
 use super::inspect;
+use crate::context::Context;
 use crate::error::Result;
 use crate::html::{Chart, Fact, Page};
 
@@ -25,9 +26,9 @@ pub(super) struct RunPage<'a> {
 
 impl RunPage<'_> {
     /// Creates the page: the result, then the same content as for `slm inspect`: curves, layers, origin.
-    pub(super) fn page(self) -> Result<Page> {
+    pub(super) fn page(self, context: &Context) -> Result<Page> {
         let checkpoint = Checkpoint::open(self.checkpoint)?;
-        let inspected = inspect::page(&checkpoint)?;
+        let inspected = inspect::page(&checkpoint, context)?;
         let mut page =
             Page::new(format!("slm {}: {}", self.command, self.checkpoint.display()), self.verdict);
         page.facts = self.facts;

@@ -62,7 +62,7 @@ struct TrainResult {
 
 pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
     let start = std::time::Instant::now();
-    args.output.check()?;
+    let _reserved = args.output.reserve()?;
     let config = TrainingConfig::from_file_with(&args.config, &args.output.settings())?;
     let (steps, precision) = (config.training.steps, config.training.precision);
     if config.quantization.quantization_mode == QuantizationMode::Ptq {
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &TrainArgs, context: &Context) -> Result<()> {
         result.quality = Some(RunQuality::new(&text, tokens, None, &verdict));
         context.output.headline(verdict)?;
     }
-    args.output.html.write(&context.output, || result.page())?;
+    args.output.html.write(&context.output, || result.page(context))?;
     context.output.result(&result)?;
     if finished { Ok(()) } else { Err(Error::Interrupted) }
 }
@@ -125,7 +125,7 @@ impl TrainResult {
         }
     }
 
-    fn page(&self) -> Result<Page> {
+    fn page(&self, context: &Context) -> Result<Page> {
         RunPage {
             command: "train",
             checkpoint: &self.output,
@@ -139,7 +139,7 @@ impl TrainResult {
             quality: Vec::new(),
             measured_on: "",
         }
-        .page()
+        .page(context)
     }
 }
 

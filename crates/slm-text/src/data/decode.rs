@@ -101,6 +101,11 @@ impl Decoder {
         Ok(())
     }
 
+    /// Number of bytes of the file that were read.
+    pub(super) fn position(&self) -> usize {
+        self.offset + self.pending.len()
+    }
+
     /// Appends the next part of the text. Returns `false` at the end.
     pub(super) fn read(&mut self, text: &mut String) -> Result<bool> {
         if self.ended && self.pending.is_empty() {

@@ -140,6 +140,11 @@ impl Lines {
         }
     }
 
+    /// Number of bytes of the file that were read.
+    pub(super) fn position(&self) -> usize {
+        self.decoder.position()
+    }
+
     /// The error for a file that mixes texts and ids.
     pub(super) fn mixed(&self) -> Error {
         refused(&self.path, format!("{}: {MIXED}", self.place()))

@@ -194,8 +194,33 @@ impl TextReader {
     ///
     /// # Errors
     /// The errors of [`TextReader::read`] and [`Tokenizer::encode`].
-    pub fn encode(mut self, tokenizer: &Tokenizer, limit: usize) -> Result<Encoded> {
-        tokenizer.encode_in_chunks(limit, &mut |text| self.read(text))
+    pub fn encode(self, tokenizer: &Tokenizer, limit: usize) -> Result<Encoded> {
+        self.encode_watched(tokenizer, limit, &mut |_| ())
+    }
+
+    /// [`TextReader::encode`] that calls `on_read` with the number of bytes of the file that were read so far.
+    ///
+    /// # Errors
+    /// Same as [`TextReader::encode`].
+    pub fn encode_watched(
+        mut self,
+        tokenizer: &Tokenizer,
+        limit: usize,
+        on_read: &mut dyn FnMut(usize),
+    ) -> Result<Encoded> {
+        tokenizer.encode_in_chunks(limit, &mut |text| {
+            on_read(self.position());
+            self.read(text)
+        })
+    }
+
+    /// Number of bytes of the file that were read; 0 for a text that was read at once.
+    fn position(&self) -> usize {
+        match &self.source {
+            Source::Plain { decoder, .. } => decoder.position(),
+            Source::Lines { lines, .. } => lines.position(),
+            Source::Ready(_) => 0,
+        }
     }
 }
 

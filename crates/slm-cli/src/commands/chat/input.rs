@@ -51,11 +51,21 @@ impl Input {
             Self::Pipe => {
                 let mut line = String::new();
                 let read = io::stdin().lock().read_line(&mut line);
-                match read.map_err(|error| Error::file("standard input", error))? {
+                match read.map_err(unreadable)? {
                     0 => Ok(Line::End),
                     _ => Ok(Line::Text(line)),
                 }
             }
         }
+    }
+}
+
+/// The error of a pipe that cannot be read.
+fn unreadable(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            Error::file("standard input", "is not a text in UTF-8; convert it, for example with iconv")
+        }
+        _ => Error::file("standard input", error),
     }
 }

@@ -110,10 +110,11 @@ impl<'m> Partner<'m> {
         };
         let mut stream = self.tokenizer.stream();
         let mut content = String::new();
+        let mut typing = context.output.typing();
         let interrupt = &context.interrupt;
         let output = generate_text(&mut self.generator, &prompt, &options, &mut stream, interrupt, |piece| {
             content.push_str(&piece);
-            context.output.stream(&piece)?;
+            typing.push(&piece)?;
             Ok(ControlFlow::Continue(()))
         });
         // Ctrl-C stops only the answer.
@@ -121,7 +122,8 @@ impl<'m> Partner<'m> {
         let output = output?;
         let rest = stream.finish()?;
         content.push_str(&rest);
-        context.output.headline(&rest)?;
+        typing.push(&rest)?;
+        typing.finish()?;
         let answer = Answer {
             stop: match output.stop {
                 StopReason::StopId(_) => "end_of_turn",

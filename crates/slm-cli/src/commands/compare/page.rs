@@ -8,6 +8,7 @@ pub(super) fn page(result: &CompareResult, args: &CompareArgs) -> Page {
     let mut page = Page::new(title, headline(result));
     page.facts = facts(&summary(result, args));
     page.facts.extend(result.warning.as_deref().map(warning));
+    page.charts.push(Chart::of_sizes(&[("A", result.weight_bytes_a), ("B", result.weight_bytes_b)]));
     let text = format!("{} tokens of {}", result.tokens, args.data.display());
     page.charts
         .push(Chart::of_perplexities(&text, &[("A", result.perplexity_a), ("B", result.perplexity_b)]));

@@ -12,6 +12,10 @@ pub(super) fn page(result: &EvalResult, dir: &Path) -> Page {
     let mut page = Page::new(format!("slm eval: {}", dir.display()), words.join(" "));
     page.facts = facts(rest);
     page.facts.extend(result.warning.as_deref().map(warning));
+    if let Some(other) = result.weight_bytes_reference {
+        let sizes = [("reference", other), ("this checkpoint", result.weight_bytes)];
+        page.charts.push(Chart::of_sizes(&sizes));
+    }
     if let (Some(perplexity), Some(divergence)) = (result.perplexity, &result.divergence) {
         let bar = |label: &str, value: f64| (label.to_owned(), value, format!("{value:.6}"));
         let bars = [("reference", divergence.perplexity_reference), ("this checkpoint", perplexity)];

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::error::Result;
 
 pub(super) struct Reference {
+    weight_bytes: u64,
     model: Transformer,
     /// The same model, computed by Burn's operations on the CPU.
     other: Option<Transformer>,
@@ -34,7 +35,13 @@ impl Reference {
             (true, InferencePath::Cpu) => Some(model.clone()),
             (true, _) => Some(checkpoint.load_model(&Device::flex())?),
         };
-        Ok(Self { model, other, total: Divergence::default(), noise: Divergence::default() })
+        Ok(Self {
+            weight_bytes: checkpoint.weight_bytes(),
+            model,
+            other,
+            total: Divergence::default(),
+            noise: Divergence::default(),
+        })
     }
 
     /// Runs both models over `windows`.
@@ -70,6 +77,11 @@ impl Reference {
             windows: windows.len(),
             divergence: summary.map(DivergenceView::from),
         })
+    }
+
+    /// Size of all its tensors in bytes.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// The divergence over all texts so far.

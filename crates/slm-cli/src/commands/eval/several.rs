@@ -20,8 +20,6 @@ struct SeveralResult {
 #[derive(Serialize)]
 struct CheckpointResult {
     checkpoint: PathBuf,
-    /// Size in bytes of all tensors in the file.
-    weight_bytes: u64,
     #[serde(flatten)]
     result: EvalResult,
 }
@@ -45,10 +43,8 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     }
     let mut checkpoints = Vec::new();
     for (dir, checkpoint) in args.checkpoint.iter().zip(&opened) {
-        let names = checkpoint.tensor_names().iter();
-        let weight_bytes = names.filter_map(|name| checkpoint.tensors().byte_size(name)).sum();
         let result = measure(args, checkpoint, context)?;
-        checkpoints.push(CheckpointResult { checkpoint: dir.clone(), weight_bytes, result });
+        checkpoints.push(CheckpointResult { checkpoint: dir.clone(), result });
     }
     let several = SeveralResult { checkpoints };
     context.output.headline(several.headline())?;
@@ -73,7 +69,8 @@ impl CheckpointResult {
     fn columns(&self) -> Vec<(&'static str, f64, String)> {
         let result = &self.result;
         let percent = |share: f64| format!("{:.2} %", share * 100.0);
-        let mut columns = vec![("weights", self.weight_bytes as f64, table::bytes(self.weight_bytes))];
+        let mut columns =
+            vec![("weights", self.result.weight_bytes as f64, table::bytes(self.result.weight_bytes))];
         let mut add = |name, value: Option<f64>, text: &dyn Fn(f64) -> String| {
             columns.extend(value.map(|value| (name, value, text(value))));
         };
@@ -111,14 +108,17 @@ impl SeveralResult {
             self.checkpoints.iter().min_by(|a, b| (sign * a.quality()).total_cmp(&(sign * b.quality())));
         // Of two of the same size, the better one.
         let smallest = self.checkpoints.iter().min_by(|a, b| {
-            a.weight_bytes.cmp(&b.weight_bytes).then((sign * a.quality()).total_cmp(&(sign * b.quality())))
+            a.result
+                .weight_bytes
+                .cmp(&b.result.weight_bytes)
+                .then((sign * a.quality()).total_cmp(&(sign * b.quality())))
         });
         let say = |checkpoint: &CheckpointResult| {
             format!(
                 "{} ({name} {:.4}, {})",
                 checkpoint.checkpoint.display(),
                 checkpoint.quality(),
-                table::bytes(checkpoint.weight_bytes)
+                table::bytes(checkpoint.result.weight_bytes)
             )
         };
         match (best, smallest) {
@@ -147,7 +147,7 @@ impl SeveralResult {
         }
         let mark = |checkpoint: &CheckpointResult, value: f64| Mark {
             name: checkpoint.checkpoint.display().to_string(),
-            bytes: checkpoint.weight_bytes,
+            bytes: checkpoint.result.weight_bytes,
             value,
         };
         let (what, better) = match self.is_by_perplexity() {

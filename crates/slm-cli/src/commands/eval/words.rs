@@ -4,6 +4,7 @@ use super::choices::ChoicesResult;
 use super::{DivergenceView, EvalResult};
 use crate::context::Context;
 use crate::error::Result;
+use crate::table;
 
 pub(super) fn say(result: &EvalResult, context: &Context) -> Result<()> {
     let report = report(result);
@@ -36,9 +37,17 @@ pub(super) fn report(result: &EvalResult) -> String {
                 )
             }
         };
+        let reference = result.weight_bytes_reference;
+        let reference =
+            reference.map_or(String::new(), |size| format!(", the reference's {}", table::bytes(size)));
         lines.push(format!(
-            "measured on       {} tokens of {}, in {} windows of {}{stride}{bos}\n{speed}",
-            result.tokens, result.measured_on, result.windows, result.window
+            "measured on       {} tokens of {}, in {} windows of {}{stride}{bos}\n{speed}\n\
+             weights           {}{reference}",
+            result.tokens,
+            result.measured_on,
+            result.windows,
+            result.window,
+            table::bytes(result.weight_bytes)
         ));
     }
     lines.extend(result.divergence.iter().map(divergence));

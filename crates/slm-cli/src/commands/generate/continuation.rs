@@ -34,6 +34,19 @@ pub(super) struct GenerateResult {
     inference_path: String,
 }
 
+impl GenerateResult {
+    /// Logs the reason for the end, and the speed.
+    pub(super) fn log(&self) {
+        tracing::info!(
+            "stopped by {}; prompt {:.0} tokens/s, decode {:.0} tokens/s, on {}",
+            self.stopped_by.as_deref().unwrap_or(self.stop),
+            self.prompt_tokens_per_second,
+            self.decode_tokens_per_second,
+            self.inference_path
+        );
+    }
+}
+
 /// A model with its tokenizer, ready to continue texts.
 pub(super) struct Continuer<'m> {
     generator: Generator<'m>,
@@ -110,7 +123,7 @@ impl<'m> Continuer<'m> {
             StopReason::Interrupted => ("interrupted", None),
         };
         let prompt_tokens = prompt_ids.len();
-        let result = GenerateResult {
+        Ok(GenerateResult {
             id: request.id.clone(),
             prompt: request.prompt.clone(),
             text: written,
@@ -122,14 +135,6 @@ impl<'m> Continuer<'m> {
             ids: output.ids,
             device: context.device_name,
             inference_path: output.path.to_string(),
-        };
-        tracing::info!(
-            "stopped by {}; prompt {:.0} tokens/s, decode {:.0} tokens/s, on {}",
-            result.stopped_by.as_deref().unwrap_or(result.stop),
-            result.prompt_tokens_per_second,
-            result.decode_tokens_per_second,
-            result.inference_path
-        );
-        Ok(result)
+        })
     }
 }

@@ -5,6 +5,7 @@ use slm_checkpoint::{Checkpoint, LayerMetadata};
 use super::overview::CheckpointView;
 use super::words;
 use crate::commands::ptq::plot;
+use crate::context::Context;
 use crate::error::Result;
 use crate::html::{self, Cell, Chart, Fact, Page, Table};
 use crate::table::{self, range};
@@ -19,7 +20,7 @@ pub(in crate::commands) fn facts(checkpoint: &Checkpoint) -> Vec<Fact> {
 }
 
 /// Creates the page of a checkpoint.
-pub(in crate::commands) fn page(checkpoint: &Checkpoint) -> Result<Page> {
+pub(in crate::commands) fn page(checkpoint: &Checkpoint, context: &Context) -> Result<Page> {
     let view = &CheckpointView::new(checkpoint);
     let mut page = Page::new(format!("slm inspect: {}", checkpoint.dir().display()), words::headline(view));
     page.facts = facts(checkpoint);
@@ -44,7 +45,13 @@ pub(in crate::commands) fn page(checkpoint: &Checkpoint) -> Result<Page> {
         &["layer", "SQNR dB", "clipped", "largest error", "scale", "zero point", "shape", "scheme", "bytes"],
         metadata.records().map(row),
     ));
-    page.layers = html::layers(checkpoint, &|_| Ok(None))?;
+    let bar = context.progress.bar("drawing layers", metadata.records().count());
+    page.layers = html::layers(checkpoint, &|_| {
+        bar.inc(1);
+        context.interrupt.check()?;
+        Ok(None)
+    })?;
+    bar.finish_and_clear();
     page.tables.push(tensors(view));
     Ok(page)
 }
