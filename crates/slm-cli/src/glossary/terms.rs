@@ -515,7 +515,7 @@ pub(crate) const TERMS: &[Term] = &[
     },
     Term {
         name: "sensitivity",
-        aliases: &["sensitive", "nats/GB"],
+        aliases: &["sensitive", "nats/gb"],
         text: "The change of the predictions when only one layer is quantized. `slm sensitivity` ranks layers by it, \
                next to the bytes that they save; nats/GB is the change for each gigabyte saved. Give the layers with the \
                most nats/GB more bits: --layer 'layers.0.mlp.down_proj=int8:channel'.",
