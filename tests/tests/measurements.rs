@@ -82,7 +82,6 @@ fn recorded(name: &str) -> Vec<BTreeMap<String, String>> {
 #[test]
 fn documented_figures_of_smollm2_are_those_of_the_data_files() {
     let page = std::fs::read_to_string("../docs/quantization.md").unwrap();
-    let number = |row: &BTreeMap<String, String>, column: &str| row[column].parse::<f64>().unwrap();
     for row in recorded("smollm2") {
         let [float, found] = ["perplexity_float", "perplexity"].map(|column| number(&row, column));
         let options = match row["options"].as_str() {
@@ -128,6 +127,25 @@ fn documented_figures_of_smollm2_are_those_of_the_data_files() {
         );
         assert!(page.contains(&line), "the page lacks {line}");
     }
+}
+
+#[test]
+fn the_schemes_of_the_tutorial_are_those_of_the_data_file() {
+    let page = std::fs::read_to_string("../docs/tutorials/four-bits.md").unwrap();
+    for row in recorded("four-bits") {
+        let [bytes, divergence, perplexity] =
+            ["weight_bytes", "kl_mean", "perplexity"].map(|column| number(&row, column));
+        let line = format!(
+            "| {} | {:.1} MB | {divergence:.3} nats | {perplexity:.1} |\n",
+            row["row"],
+            bytes / 1e6
+        );
+        assert!(page.contains(&line), "the page lacks {line}");
+    }
+}
+
+fn number(row: &BTreeMap<String, String>, column: &str) -> f64 {
+    row[column].parse().unwrap()
 }
 
 /// A perplexity with three significant digits, as a cell of a table.

@@ -129,7 +129,7 @@ fn reports_fit() {
     let story = "generate --checkpoint int8 --prompt Tom --max-new-tokens 120 --ignore-eos";
     let shown = run(&sandbox, story);
     let piped = sandbox.slm(story).success().stdout;
-    let text = shown.lines[shown.position("Tom ")..shown.position("[cut after")].join(" ");
+    let text = shown.lines[shown.position("Tom")..shown.position("[cut after")].join(" ");
     assert!(piped.lines().any(|line| line.len() > 100), "{piped}");
     assert_eq!(text.split_whitespace().collect::<Vec<_>>(), piped.split_whitespace().collect::<Vec<_>>());
     let shown = run(
