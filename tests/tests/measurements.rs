@@ -135,11 +135,8 @@ fn the_schemes_of_the_tutorial_are_those_of_the_data_file() {
     for row in recorded("four-bits") {
         let [bytes, divergence, perplexity] =
             ["weight_bytes", "kl_mean", "perplexity"].map(|column| number(&row, column));
-        let line = format!(
-            "| {} | {:.1} MB | {divergence:.3} nats | {perplexity:.1} |\n",
-            row["row"],
-            bytes / 1e6
-        );
+        let line =
+            format!("| {} | {:.1} MB | {divergence:.3} nats | {perplexity:.1} |\n", row["row"], bytes / 1e6);
         assert!(page.contains(&line), "the page lacks {line}");
     }
 }
