@@ -46,6 +46,7 @@ fn a_model_goes_from_import_to_comparison() {
             "seconds",
             "tokens",
             "total_nll",
+            "weight_bytes",
             "window",
             "windows"
         ]
