@@ -498,4 +498,12 @@ fn bench_says_what_it_measured_and_by_which_kernel() {
     }
     let no_text = ["--type static", "random weights have no text to calibrate on", "--checkpoint"];
     sandbox.refuses("bench --type static --prompt 4 --generate 1", 2, &no_text);
+    // The default prompt fits the model, and one that does not is refused before anything is measured.
+    let positions =
+        sandbox.read_json("int8/config.json")["model"]["max_position_embeddings"].as_u64().unwrap();
+    let default = sandbox.slm("bench --checkpoint int8 --generate 4 --repeats 1 --json").json();
+    assert_eq!(default["prompt_tokens"], (positions - 4).min(512));
+    let too_long = format!("bench --checkpoint int8 --prompt {positions} --generate 4");
+    sandbox.refuses(&too_long, 2, &["--prompt", "give --prompt", "int8"]);
+    sandbox.refuses(&format!("bench --checkpoint int8 --generate {positions}"), 2, &["give --generate"]);
 }

@@ -125,6 +125,7 @@ fn what_nearly_fits_is_put_right() {
         ("eval --checkpoint model --text text.txt".to_owned(), 2, "'--data'"),
         ("ptq --checkpoint model --data text.txt".to_owned(), 2, "'--calibration'"),
         ("generate --checkpoint model --prompt x --n-predict 3".to_owned(), 2, "'--max-new-tokens'"),
+        ("plan --checkpoint model --data text.txt --size 1MB".to_owned(), 2, "'--target-size'"),
         ("eval --checkpoint model --data text.txt --device cuda".to_owned(), 2, "'wgpu'"),
         (
             "inspect model --layer layers.0.self_attn.qproj".to_owned(),

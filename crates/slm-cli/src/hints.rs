@@ -26,7 +26,7 @@ const COMMANDS: [Names; 16] = [
 ];
 
 /// Options by their names in other programs, with a value if the name implies one.
-const OPTIONS: [Names; 22] = [
+const OPTIONS: [Names; 23] = [
     ("--checkpoint", &["--model", "-m", "--model-path", "--model-dir", "--ckpt", "--path"]),
     ("--data", &["--text", "--input", "-i", "--dataset", "--file", "-f", "--text-file"]),
     ("--calibration", &["--data", "--calib", "--calibration-data", "--dataset", "--text", "--imatrix"]),
@@ -57,6 +57,7 @@ const OPTIONS: [Names; 22] = [
     ("--bits", &["--wbits", "--w-bit", "--w_bit", "-b", "--dtype", "--precision"]),
     ("--bits 4", &["--int4", "--4bit", "--4-bit", "--load-in-4bit"]),
     ("--bits 8", &["--int8", "--8bit", "--8-bit", "--load-in-8bit"]),
+    ("--target-size", &["--size", "--max-size", "--budget", "--target"]),
     ("--method", &["--rounding", "--algorithm"]),
     ("--method gptq", &["--gptq"]),
     ("--method awq", &["--awq"]),

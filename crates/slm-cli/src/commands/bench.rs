@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use slm_checkpoint::Checkpoint;
 use slm_kernels::{KernelKind, ReadMeter};
 use slm_model::Transformer;
 use slm_quant_core::{
@@ -32,6 +33,9 @@ mod words;
 /// Maximum number of tokens in a prompt, and to generate.
 const MOST_TOKENS: u64 = 1 << 20;
 
+/// Default number of tokens in the prompt.
+const PROMPT_TOKENS: usize = 512;
+
 /// Measure the speed of a model, and compare it with the limits of this machine.
 ///
 /// Named shapes get random weights: speed does not depend on their values. The limits of the machine are measured in
@@ -59,9 +63,9 @@ pub(crate) struct BenchArgs {
     /// Type of stored scales: f32 or f16
     #[arg(long, default_value_t = ScaleDtype::F32)]
     scale_dtype: ScaleDtype,
-    /// Number of tokens in the prompt
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count(MOST_TOKENS))]
-    prompt: usize,
+    /// Number of tokens in the prompt [default: 512, or as many as the model has positions for]
+    #[arg(long, value_name = "N", value_parser = count(MOST_TOKENS))]
+    prompt: Option<usize>,
     /// Number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(MOST_TOKENS))]
     generate: usize,
@@ -121,21 +125,26 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
             .map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))?;
     }
     let kernel = KernelKind::selected();
+    let checkpoint = args.checkpoint.as_deref().map(|dir| context.open_to_load(dir)).transpose()?;
+    let prompt_tokens = prompt_tokens(args, checkpoint.as_ref())?;
     let mut meter = ReadMeter::new(args.repeats);
     memory::reset_peak();
-    let (name, mut model) = model(args, kernel, context)?;
+    let (name, mut model) = match &checkpoint {
+        Some(checkpoint) => (checkpoint.dir().display().to_string(), context.load_model(checkpoint)?),
+        None => random_model(args, prompt_tokens, kernel, context)?,
+    };
     args.kv_cache.apply(&mut model);
     let cost = Cost::of(&model, &context.device);
     let (parameters, kv_cache) = (model.config().parameter_count(), model.kv_cache_type().name());
     let Measured { best: output, runs, read_bytes_per_second, peak_ops_per_second, peak_memory_bytes } =
-        measure(&model, &cost, kernel, &mut meter, args, context)?;
+        measure(&model, &cost, kernel, &mut meter, prompt_tokens, args, context)?;
     drop(model);
 
     let kernels = cost.kernels();
     let prefill_seconds = output.prompt_time.as_secs_f64();
     let decode_tokens_per_second = output.decode_tokens_per_second();
     let decode_bytes_per_second = cost.bytes_per_token as f64 * decode_tokens_per_second;
-    let prefill_ops_per_second = prefill_operations(&cost, args) / prefill_seconds;
+    let prefill_ops_per_second = prefill_operations(&cost, prompt_tokens) / prefill_seconds;
     let result = BenchResult {
         model: name,
         parameters,
@@ -147,8 +156,8 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
         kv_cache,
         kernels,
         layers: cost.layers,
-        prompt_tokens: args.prompt,
-        prefill_tokens_per_second: args.prompt as f64 / prefill_seconds,
+        prompt_tokens,
+        prefill_tokens_per_second: prompt_tokens as f64 / prefill_seconds,
         time_to_first_token_ms: prefill_seconds * 1e3,
         decode_tokens: output.decode_passes,
         decode_tokens_per_second,
@@ -173,13 +182,33 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> Result<()> {
     context.output.result(&result)
 }
 
-fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(String, Transformer)> {
-    let positions = args.prompt + args.generate;
-    if let Some(dir) = &args.checkpoint {
-        let model = context.load_model(&context.open_to_load(dir)?)?;
-        model.check_positions(positions)?;
-        return Ok((dir.display().to_string(), model));
+/// Returns the number of tokens in the prompt. Fails before anything is measured if the checkpoint's model has too few
+/// positions.
+fn prompt_tokens(args: &BenchArgs, checkpoint: Option<&Checkpoint>) -> Result<usize> {
+    let Some(checkpoint) = checkpoint else { return Ok(args.prompt.unwrap_or(PROMPT_TOKENS)) };
+    let positions = checkpoint.config().model.max_position_embeddings;
+    let most = positions.saturating_sub(args.generate);
+    let prompt = args.prompt.unwrap_or(PROMPT_TOKENS.min(most));
+    if prompt == 0 || prompt > most {
+        let (dir, generate) = (checkpoint.dir().display(), args.generate);
+        let (option, limit) = match most {
+            0 => ("--generate", format!("give --generate {} or less", positions.saturating_sub(1))),
+            _ => ("--prompt", format!("give --prompt {most} or less, or a smaller --generate")),
+        };
+        return Err(Error::Usage(format!(
+            "{option}: the model in {dir} has {positions} positions for the prompt and {generate} generated tokens \
+             together; {limit}"
+        )));
     }
+    Ok(prompt)
+}
+
+fn random_model(
+    args: &BenchArgs,
+    prompt_tokens: usize,
+    kernel: KernelKind,
+    context: &Context,
+) -> Result<(String, Transformer)> {
     let Width(bits) = args.bits;
     let activation = match args.quantization_type {
         QuantizationType::WeightOnly => ActivationQuant::Float,
@@ -198,7 +227,7 @@ fn model(args: &BenchArgs, kernel: KernelKind, context: &Context) -> Result<(Str
             .with_scale_dtype(args.scale_dtype);
         Quantization { scheme, activation, kernel }
     });
-    let mut config = args.shape.config(positions);
+    let mut config = args.shape.config(prompt_tokens + args.generate);
     // A quantized head is a separate layer.
     config.tie_word_embeddings &= quantization.is_none();
     let name = args.shape.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());

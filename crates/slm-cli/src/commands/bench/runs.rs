@@ -46,11 +46,12 @@ pub(super) fn measure(
     cost: &Cost,
     kernel: KernelKind,
     meter: &mut ReadMeter,
+    prompt_tokens: usize,
     args: &BenchArgs,
     context: &Context,
 ) -> Result<Measured> {
     let vocab_size = model.config().vocab_size;
-    let prompt: Vec<u32> = (0..args.prompt).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
+    let prompt: Vec<u32> = (0..prompt_tokens).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect();
     let options = GenerateOptions {
         // The pass over the prompt also gives the first new token.
         max_new_tokens: args.generate + 1,
@@ -86,7 +87,7 @@ pub(super) fn measure(
         reads.token_ms.sort_by(f64::total_cmp);
         let token_ms = |share: usize| reads.token_ms[(reads.token_ms.len() - 1) * share / 2];
         runs.push(RunResult {
-            prefill_tokens_per_second: args.prompt as f64 / prefill_seconds,
+            prefill_tokens_per_second: prompt_tokens as f64 / prefill_seconds,
             decode_tokens_per_second,
             fastest_token_ms: token_ms(0),
             median_token_ms: token_ms(1),
@@ -94,7 +95,8 @@ pub(super) fn measure(
             read_bytes_per_second,
             decode_bandwidth_share: cost.bytes_per_token as f64 * decode_tokens_per_second
                 / read_bytes_per_second,
-            prefill_peak_share: around.map(|peak| prefill_operations(cost, args) / prefill_seconds / peak),
+            prefill_peak_share: around
+                .map(|peak| prefill_operations(cost, prompt_tokens) / prefill_seconds / peak),
         });
         if let Some(before) = best {
             if before.prompt_time < output.prompt_time {
@@ -149,8 +151,8 @@ impl<'a> Reads<'a> {
 }
 
 /// Number of multiplications and additions for the prompt. The head runs only on the last position.
-pub(super) fn prefill_operations(cost: &Cost, args: &BenchArgs) -> f64 {
-    2.0 * (cost.body_weights * args.prompt as u64 + cost.head_weights) as f64
+pub(super) fn prefill_operations(cost: &Cost, prompt_tokens: usize) -> f64 {
+    2.0 * (cost.body_weights * prompt_tokens as u64 + cost.head_weights) as f64
 }
 
 /// Median of at least one value; the lower of the two middle values if their number is even.
