@@ -60,9 +60,10 @@ impl Simd for Avx512Vnni {
     }
 
     /// Tiles of 12 rows by 2 panels: 24 accumulators, which leave 8 registers for lines, inputs and constants. With
-    /// several groups 6 by 2: 12 accumulators and 12 results. With three sums to an output 4 by 2: 24 accumulators.
+    /// several groups 6 by 2: 12 accumulators and 12 results; but 4 by 2 for 7 or 8 rows, of which two tiles of 6 would
+    /// compute 12. With three sums to an output 4 by 2: 24 accumulators.
     fn tiles<J: GemmArgs>(self, args: &J, rows: Range<usize>, panels: Range<usize>) {
-        if J::SUMS > 1 {
+        if J::SUMS > 1 || (args.is_grouped() && matches!(rows.len(), 7 | 8)) {
             macrokernel::tiles::<Self, J, 4, 2>(self, args, rows, panels);
         } else if args.is_grouped() {
             macrokernel::tiles::<Self, J, 6, 2>(self, args, rows, panels);
