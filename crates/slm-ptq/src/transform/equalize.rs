@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
 use slm_checkpoint::Checkpoint;
 use slm_kernels::quantize_activations;
-use slm_model::{Activation, FINAL_NORM, LM_HEAD};
+use slm_model::{Activation, FINAL_NORM, LM_HEAD, LayerSpec};
 use slm_nn::{ForwardHook, to_vec_f32};
 use slm_quant_core::{
     ActivationGranularity, ActivationQuant, Granularity, ObserverKind, QuantScheme, QuantizationType,
@@ -118,24 +119,25 @@ impl Transforms {
         device: &Device,
     ) -> Result<()> {
         self.smoothing.clear();
-        let mut found = Vec::new();
         let source = TransformedSource::new(checkpoint, self);
-        for (index, layer) in self.model.layers().iter().enumerate() {
+        let equalized = |(index, layer): (usize, &LayerSpec)| -> Result<Option<(String, Vec<f64>)>> {
             let path = |part: &str| format!("layers.{index}.mlp.{part}");
             let (up, down) = (path("up_proj"), path("down_proj"));
             let quantized = plan.quantizes(&up) || plan.quantizes(&down);
             if !layer.mlp.is_gated() || !quantized || !config.equalizes_layer(&down) {
-                continue;
+                return Ok(None);
             }
-            let Some(rows) = inputs.get(&up) else { continue };
+            let Some(rows) = inputs.get(&up) else { return Ok(None) };
             let scheme = |layer: &str| plan.quantizes(layer).then(|| config.scheme_of(layer));
             let quantizes = config.quantization_type != QuantizationType::WeightOnly && plan.quantizes(&down);
             let schemes = Schemes { up: scheme(&up), down: scheme(&down), quantizes_input: quantizes };
             let mlp = Mlp::read(&source, index, layer.mlp.activation(), rows, schemes, device)?;
-            if let Some(factors) = mlp.best().map_err(|error| Error::layer(&down, error))? {
-                found.push((up, factors));
-            }
-        }
+            let factors = mlp.best().map_err(|error| Error::layer(&down, error))?;
+            Ok(factors.map(|factors| (up, factors)))
+        };
+        let found: Vec<Option<_>> =
+            self.model.layers().par_iter().enumerate().map(equalized).collect::<Result<_>>()?;
+        let found: Vec<(String, Vec<f64>)> = found.into_iter().flatten().collect();
         let quantizes_inputs = config.quantization_type != QuantizationType::WeightOnly;
         let scales_norms = quantizes_inputs || config.method == RoundingMethod::Awq;
         let norms = match self.residual.is_none() && scales_norms {
