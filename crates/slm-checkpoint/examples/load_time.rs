@@ -17,8 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let opened = start.elapsed().as_secs_f64();
     let model = checkpoint.load_model(&Device::flex())?;
     let loaded = start.elapsed().as_secs_f64();
-    let bytes: u64 =
-        checkpoint.tensor_names().iter().filter_map(|name| checkpoint.tensors().byte_size(name)).sum();
+    let bytes = checkpoint.weight_bytes();
     println!(
         "open {opened:.3} s (checksums: {verify}), load {:.3} s, together {loaded:.3} s; {:.1} MB of tensors, peak memory {}",
         loaded - opened,

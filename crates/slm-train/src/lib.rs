@@ -46,6 +46,6 @@ pub use sequences::{Corpus, Sequences, check_sequences};
 pub use setup::Start;
 pub use slm_autograd::Precision;
 pub use slm_ptq::{QuantizationConfig, QuantizationMode};
-pub use state::{RunProgress, run_progress, training_metrics};
+pub use state::{RunProgress, reserve_run, run_progress, training_metrics};
 pub use trainer::{Outcome, Trainer, TrainingSummary};
 pub use tuning::{FinetuneOptions, RoundingKind, TuningMemory};

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use slm_checkpoint::{OutputLock, reserve_output};
 
 use crate::difference::{Difference, first_difference};
 use crate::setup::Source;
@@ -165,6 +166,21 @@ impl RunProgress {
 pub fn run_progress(dir: impl AsRef<Path>) -> Option<RunProgress> {
     let state = TrainingState::read(dir.as_ref()).ok()?;
     Some(RunProgress { step: state.step, steps: state.config.training.steps })
+}
+
+/// Reserves `dir` for a new run, and keeps it from other processes until the result is dropped.
+///
+/// # Errors
+/// [`Error::UnfinishedRun`] for a run that can be resumed, unless it is to be overwritten; otherwise those of
+/// [`reserve_output`].
+pub fn reserve_run(dir: impl AsRef<Path>, overwrite: bool) -> Result<OutputLock> {
+    let dir = dir.as_ref();
+    reserve_output(dir, overwrite).map_err(|error| match run_progress(dir) {
+        Some(run) if !overwrite && run.is_unfinished() => {
+            Error::UnfinishedRun { dir: dir.to_owned(), step: run.step, steps: run.steps }
+        }
+        _ => error.into(),
+    })
 }
 
 /// Serializes metrics.

@@ -23,7 +23,7 @@ use crate::schedule::LrSchedule;
 use crate::setup::{Setup, Source, Start, layer_that_follows_batches};
 use crate::state::{
     METRICS, OPTIMIZER, PLOT, QAT, RESIDUAL, STATE, TrainingState, metrics_to_bytes, read_metrics,
-    run_progress,
+    reserve_run,
 };
 use crate::tuning::Tuning;
 use crate::{
@@ -126,12 +126,7 @@ impl Trainer {
         let start = start.into();
         let dir = dir.as_ref().to_owned();
         // Fails fast if the output is not writable, and locks it against other processes.
-        let output = Some(reserve_output(&dir, overwrite).map_err(|error| match run_progress(&dir) {
-            Some(run) if !overwrite && run.is_unfinished() => {
-                Error::UnfinishedRun { dir: dir.clone(), step: run.step, steps: run.steps }
-            }
-            _ => error.into(),
-        })?);
+        let output = Some(reserve_run(&dir, overwrite)?);
         let source = Source::of(start)?;
         let data = source.data(corpus, &config)?;
         let device = device.clone().autodiff();

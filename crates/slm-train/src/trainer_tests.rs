@@ -2,10 +2,10 @@ use std::path::Path;
 
 use super::*;
 use crate::Precision;
-use crate::RunProgress;
 use crate::loss::{cross_entropy, ids_tensor};
 use crate::setup::check_precision;
 use crate::testing::{cpu_devices, never, tiny_config};
+use crate::{RunProgress, run_progress};
 use slm_text::corpus::Corpus;
 
 fn text() -> String {

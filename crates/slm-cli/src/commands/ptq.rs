@@ -98,7 +98,8 @@ pub(crate) struct PtqArgs {
     rotate: Option<Rotate>,
     /// Smooth channels first, moving large activations into weights: auto (between up_proj and down_proj of MLPs, and
     /// after the norms of a model that is not rotated, where that brings outputs nearer to the float ones; if the model is
-    /// not rotated, with a calibration text only), off, or everywhere with a strength from 0 to 1, which needs a calibration text [default: auto]
+    /// not rotated, with a calibration text only), off, or everywhere with a strength from 0 to 1, which needs a
+    /// calibration text [default: auto]
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "0.5")]
     smooth: Option<Smooth>,
     /// Text to calibrate on; without --eval its last tenth is held out for the perplexities
@@ -229,10 +230,9 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         quality = Some(Quality::new(float, &evaluation, &held_out.windows, held_out.part.clone()));
         quantized = Some(evaluation);
     }
-    let float_bytes =
+    let tensor_bytes =
         checkpoint.tensor_names().iter().filter_map(|name| checkpoint.tensors().byte_size(name));
-    let (float_bytes, largest_tensor_bytes) =
-        float_bytes.fold((0, 0), |(sum, largest): (u64, u64), bytes| (sum + bytes, largest.max(bytes)));
+    let largest_tensor_bytes = tensor_bytes.max().unwrap_or(0);
     let result = PtqResult::new(report::ReportInputs {
         settings: &settings,
         output: path,
@@ -245,7 +245,7 @@ pub(crate) fn run(args: &PtqArgs, context: &Context) -> Result<()> {
         execution,
         tied_head_copied: quantizer.copies_tied_head(),
         head_untied: quantizer.unties_float_head(),
-        sizes: Sizes::new(&layers, float_bytes, &quantized_checkpoint),
+        sizes: Sizes::new(&layers, checkpoint.weight_bytes(), &quantized_checkpoint),
         float: float.as_ref(),
         quantized: quantized.as_ref(),
         warning,

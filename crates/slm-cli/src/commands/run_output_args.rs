@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use slm_checkpoint::{OutputLock, reserve_output};
-use slm_train::{Setting, Start, Trainer, TrainingConfig, run_progress};
+use slm_checkpoint::OutputLock;
+use slm_train::{Setting, Start, Trainer, TrainingConfig, reserve_run};
 
 use super::run_args::Data;
 use crate::commands::setting_args::SettingArgs;
@@ -35,22 +35,12 @@ impl RunOutputArgs {
     pub(super) fn reserve(&self) -> Result<Option<OutputLock>> {
         self.html.prepare()?;
         if !self.resume {
-            return self.reserve_new().map(Some);
+            return Ok(Some(reserve_run(&self.out, self.overwrite)?));
         }
         if self.out.exists() {
             return Ok(None);
         }
         Err(Error::file(&self.out, "there is no run to resume; start it without --resume"))
-    }
-
-    fn reserve_new(&self) -> Result<OutputLock> {
-        reserve_output(&self.out, self.overwrite).map_err(|error| match run_progress(&self.out) {
-            Some(run) if !self.overwrite && run.is_unfinished() => {
-                slm_train::Error::UnfinishedRun { dir: self.out.clone(), step: run.step, steps: run.steps }
-                    .into()
-            }
-            _ => error.into(),
-        })
     }
 
     /// Values that override the config.

@@ -6,16 +6,17 @@
 //! much for such a guess: ranges that are chosen by it are worse than those from minimum to maximum.
 
 use std::collections::BTreeMap;
-use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use slm_checkpoint::Checkpoint;
-use slm_model::Activation;
+use slm_model::{Activation, LayerSpec};
 use slm_nn::to_vec_f32;
 
 use super::equalize::{InputRows, ROWS, linear};
+use super::rotation::normal;
 use super::{TransformedSource, Transforms};
 use crate::{Calibration, Error, InputMoments, ObservedInputs, Plan, Result};
 
@@ -34,7 +35,7 @@ impl Transforms {
         let rows = |index: usize| {
             let mut rows = normalized.clone();
             // The weight of the norm is folded into the layers after it.
-            if let Some(bias) = read_bias(&source, &format!("layers.{index}.post_attention_norm"))? {
+            if let Some(bias) = source.read_bias(&format!("layers.{index}.post_attention_norm"))? {
                 for row in rows.chunks_exact_mut(hidden.max(1)) {
                     row.iter_mut().zip(&bias).for_each(|(value, bias)| *value += bias);
                 }
@@ -59,14 +60,17 @@ impl Transforms {
         let rotated = plan.layers.iter().filter(|layer| self.rotates_input_of(&layer.name));
         let mut squares: BTreeMap<String, Vec<f32>> =
             rotated.map(|layer| (layer.name.clone(), vec![1.0; layer.shape[1]])).collect();
-        for (index, layer) in self.model.layers().iter().enumerate() {
+        let of_down = |(index, layer): (usize, &LayerSpec)| -> Result<Option<(String, Vec<f32>)>> {
             let path = |part: &str| format!("layers.{index}.mlp.{part}");
             let (up, down) = (path("up_proj"), path("down_proj"));
-            let Some(rows) = rows.get(&up).filter(|_| plan.quantizes(&down)) else { continue };
+            let Some(rows) = rows.get(&up).filter(|_| plan.quantizes(&down)) else { return Ok(None) };
             let gate = layer.mlp.is_gated().then(|| path("gate_proj"));
             let middle = middle(&source, rows, gate, up, layer.mlp.activation(), device)?;
-            squares.insert(down, mean_squares(&middle, rows.len() / self.model.hidden_size.max(1)));
-        }
+            Ok(Some((down, mean_squares(&middle, rows.len() / self.model.hidden_size.max(1)))))
+        };
+        let found: Vec<Option<_>> =
+            self.model.layers().par_iter().enumerate().map(of_down).collect::<Result<_>>()?;
+        squares.extend(found.into_iter().flatten());
         let assumed = squares.into_iter().map(|(layer, squares)| {
             let moments = InputMoments::MeanSquares(squares);
             (layer, ObservedInputs { activation: None, moments, drift: None })
@@ -77,23 +81,12 @@ impl Transforms {
 
 /// `rows` normally distributed rows of `width` values with a root mean square of 1.
 fn normalized_rows(rows: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let mut values: Vec<f32> = (0..rows * width)
-        .map(|_| {
-            // Box and Muller.
-            let (radius, angle): (f64, f64) = (rng.random(), rng.random());
-            ((-2.0 * (1.0 - radius).ln()).sqrt() * (TAU * angle).cos()) as f32
-        })
-        .collect();
+    let mut values: Vec<f32> = (0..rows * width).map(|_| normal(rng) as f32).collect();
     for row in values.chunks_exact_mut(width.max(1)) {
         let mean = row.iter().map(|value| value * value).sum::<f32>() / width as f32;
         row.iter_mut().for_each(|value| *value /= mean.max(f32::MIN_POSITIVE).sqrt());
     }
     values
-}
-
-fn read_bias(source: &TransformedSource<'_>, path: &str) -> Result<Option<Vec<f32>>> {
-    let name = format!("{path}.bias");
-    source.has(&name).then(|| source.read_f32(&name)).transpose()
 }
 
 /// Inputs of `down_proj` for `rows` of inputs of an MLP, whose gate is `None` if it has none.
@@ -110,7 +103,7 @@ fn middle(
         Tensor::<2>::from_data(TensorData::new(rows.to_vec(), [rows.len() / hidden, hidden]), device);
     let output = |path: &str| -> Result<Tensor<2>> {
         let weight = source.read_f32(&format!("{path}.weight"))?;
-        let bias = read_bias(source, path)?;
+        let bias = source.read_bias(path)?;
         Ok(linear(inputs.clone(), weight, bias.as_deref(), device))
     };
     let outputs = output(&up)?;

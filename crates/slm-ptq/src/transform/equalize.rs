@@ -225,11 +225,9 @@ impl Mlp {
         schemes: Schemes,
         device: &Device,
     ) -> Result<Self> {
-        let read = |part: &str, kind: &str| source.read_f32(&format!("layers.{index}.mlp.{part}.{kind}"));
-        let has_bias = source.has(&format!("layers.{index}.mlp.up_proj.bias"));
-        let (gate, up, down) =
-            (read("gate_proj", "weight")?, read("up_proj", "weight")?, read("down_proj", "weight")?);
-        let bias = |part: &str| has_bias.then(|| read(part, "bias")).transpose();
+        let read = |part: &str| source.read_f32(&format!("layers.{index}.mlp.{part}.weight"));
+        let (gate, up, down) = (read("gate_proj")?, read("up_proj")?, read("down_proj")?);
+        let bias = |part: &str| source.read_bias(&format!("layers.{index}.mlp.{part}"));
         let (gate_bias, up_bias) = (bias("gate_proj")?, bias("up_proj")?);
         let hidden = source.hidden_size();
         let inner = up.len() / hidden.max(1);

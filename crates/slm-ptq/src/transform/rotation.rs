@@ -108,7 +108,7 @@ fn random_orthogonal(order: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
 }
 
 /// A normal value (Box and Muller, 1958).
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }

@@ -67,6 +67,15 @@ impl<'a> TransformedSource<'a> {
         Ok(values)
     }
 
+    /// Reads the bias of the norm or linear layer `path`; `None` if it has none.
+    ///
+    /// # Errors
+    /// As [`read_f32`](Self::read_f32).
+    pub(super) fn read_bias(&self, path: &str) -> Result<Option<Vec<f32>>> {
+        let name = format!("{path}.bias");
+        self.has(&name).then(|| self.read_f32(&name)).transpose()
+    }
+
     /// The type that holds tensor `name` exactly: that of the file if nothing changes it, otherwise the smallest.
     ///
     /// # Errors

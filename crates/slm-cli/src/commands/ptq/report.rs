@@ -164,8 +164,7 @@ impl Sizes {
     pub(super) fn new(layers: &[LayerReport], model_before: u64, after: &Checkpoint) -> Self {
         let linear_before = layers.iter().map(|layer| layer.bytes_before as u64).sum::<u64>();
         let linear_after = layers.iter().map(|layer| layer.bytes_after as u64).sum::<u64>();
-        let tensors = after.tensors();
-        let model_after = after.tensor_names().iter().filter_map(|name| tensors.byte_size(name)).sum::<u64>();
+        let model_after = after.weight_bytes();
         Self {
             linear_before,
             linear_after,

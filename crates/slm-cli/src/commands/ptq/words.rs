@@ -130,10 +130,10 @@ impl PtqResult {
         // A model of 16-bit floats can be smaller than its layers in 32 bits.
         let linear_form = if linear_before > model_before { " as 32-bit floats" } else { "" };
         let weighted = self.observer == "weighted-mse";
+        let whose = if self.calibration_sampled { " that the model wrote" } else { "" };
         let over = match self.calibration_tokens {
             0 if weighted => " with rotated inputs taken as alike".to_owned(),
             tokens if tokens > 0 && (weighted || self.method == "gptq") => {
-                let whose = if self.calibration_sampled { " that the model wrote" } else { "" };
                 format!(" over {tokens} tokens{whose}")
             }
             _ => String::new(),
@@ -142,7 +142,6 @@ impl PtqResult {
         let activations = match (&self.activation_observer, &self.activation_granularity) {
             (Some(observer), _) => {
                 let tokens = self.calibration_tokens;
-                let whose = if self.calibration_sampled { " that the model wrote" } else { "" };
                 let dynamic = match self.dynamic_inputs.len() {
                     0 => String::new(),
                     count => format!("; dynamic in {count} of {} layers", self.layers.len()),
